@@ -1,0 +1,3 @@
+"""jobrunner: runs commands and scripts for whoever may ask over HTTP, and remembers them."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,269 @@
+"""The composition root: configuration → database, spool, hints, services, executor, Flask.
+
+The only module that knows all parts. Nothing here opens a file that outlives
+a fork: a server may load the application first and fork its workers then.
+"""
+
+import logging
+import os
+import secrets
+import signal
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobrunner.clock import utc_now
+from jobrunner.config import Config, load_config
+from jobrunner.hints import Hints
+from jobrunner.locks import FileLock
+from jobrunner.log import set_up_logging
+from jobrunner.spool import Spool
+from jobrunner.store.engine import Database
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from jobrunner.executor.pool import Executor
+    from jobrunner.service.access import Access
+    from jobrunner.service.catalogue import Catalogue
+    from jobrunner.service.gc import GcService
+    from jobrunner.service.health import HealthService
+    from jobrunner.service.jobs import JobService
+    from jobrunner.service.waiting import Waiters
+
+logger = logging.getLogger("jobrunner")
+
+INHERITED_ENVIRONMENT = ("PATH", "HOME", "USER", "LANG", "TZ")
+"""What jobs get of the service's own environment; everything else stays with the service."""
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class House:
+    """The parts of the service over one data directory, each made when it is first needed."""
+
+    config: Config
+
+    @property
+    def data_dir(self) -> Path:
+        """The data directory, absolute."""
+        return self.config.data_dir
+
+    @property
+    def executor_lock(self) -> Path:
+        """The file whose lock the one executor holds."""
+        return self.data_dir / "executor.lock"
+
+    @property
+    def admin_token_file(self) -> Path:
+        """Where the first start leaves the administrator's token."""
+        return self.data_dir / "admin.token"
+
+    @cached_property
+    def database(self) -> Database:
+        """The database, which need not exist yet."""
+        return Database(self.data_dir / "jobrunner.db", synchronous=self.config.database.synchronous)
+
+    @cached_property
+    def spool(self) -> Spool:
+        """The directories of jobs."""
+        return Spool(self.data_dir)
+
+    @cached_property
+    def hints(self) -> Hints:
+        """Wake-ups between processes."""
+        return Hints(self.data_dir / "run")
+
+    @cached_property
+    def access(self) -> "Access":
+        """Tokens and permissions."""
+        from jobrunner.service.access import Access
+
+        return Access(self.database, utc_now)
+
+    @cached_property
+    def catalogue(self) -> "Catalogue":
+        """The scripts that may be run by name."""
+        from jobrunner.service.catalogue import Catalogue
+
+        return Catalogue(self.config.scripts_dir)
+
+    @cached_property
+    def waiters(self) -> "Waiters":
+        """The threads of this process that wait for a job's end."""
+        from jobrunner.service.waiting import Waiters
+
+        return Waiters(self.hints, limit=self.config.server.waiters_per_worker)
+
+    @cached_property
+    def health(self) -> "HealthService":
+        """Readiness and figures."""
+        from jobrunner.service.health import HealthService
+
+        return HealthService(
+            self.database,
+            self.data_dir,
+            self.executor_lock,
+            min_free_bytes=self.config.storage.min_free_bytes,
+            slots=self.config.executor.max_running,
+        )
+
+    @cached_property
+    def jobs(self) -> "JobService":
+        """The use cases of jobs."""
+        from jobrunner.service.jobs import JobService
+        from jobrunner.service.submission import SpecMaker
+
+        return JobService(
+            self.database,
+            self.spool,
+            self.hints,
+            self.access,
+            self.waiters,
+            SpecMaker(self.config.executor, self.config.policy, self.catalogue),
+            api="v1",
+            check_space=self.health.check_space,
+            now=utc_now,
+        )
+
+    @cached_property
+    def gc(self) -> "GcService":
+        """Retention."""
+        from jobrunner.service.gc import GcService
+
+        return GcService(self.database, self.spool, utc_now)
+
+    def prepare(self) -> None:
+        """Make the data directory, bring the schema up to date, make the first token. Safe to call twice at once.
+
+        Raises:
+            StorageError, OSError: the data directory can't be used.
+        """
+        from jobrunner.store.migrate import upgrade
+
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in ("jobs", "run"):
+            (self.data_dir / directory).mkdir(mode=0o700, exist_ok=True)
+        if self.config.storage.scripts_dir is None:
+            self.config.scripts_dir.mkdir(mode=0o700, exist_ok=True)
+        self.database.path.touch(mode=0o600)  # it holds what jobs were given
+        upgrade(self.database)
+        if self.access.ensure_first_token(self.admin_token_file):
+            logger.info("made the token 'admin', see %s", self.admin_token_file)
+        self.database.close()  # nothing of it may cross a fork
+
+    def make_executor(self) -> "Executor":
+        """Make an executor, with an identity of its own."""
+        from jobrunner.executor.pool import Executor
+
+        settings = self.config.executor
+        inherited = {name: os.environ[name] for name in INHERITED_ENVIRONMENT if name in os.environ}
+        return Executor(
+            f"{os.getpid()}-{secrets.token_hex(8)}",
+            self.database,
+            self.spool,
+            self.hints,
+            max_running=settings.max_running,
+            kill_on_stop=settings.on_stop == "kill",
+            environment={"PATH": DEFAULT_PATH, **inherited, **self.config.environment},
+            kill_leftovers=settings.kill_leftovers,
+            now=utc_now,
+        )
+
+
+def open_house(config: Config | None = None) -> House:
+    """Read the configuration if it was not given, set up logging, and say what is odd.
+
+    Raises:
+        ConfigError: the configuration is wrong.
+    """
+    config = config or load_config()
+    set_up_logging(config.logging.format, config.logging.level)
+    for warning in config.warnings:
+        logger.warning("%s", warning)
+    return House(config)
+
+
+def create_app(config: Config | None = None) -> "Flask":
+    """Make the web application; the executor is another process's.
+
+    Raises:
+        ConfigError, StorageError, OSError: the service can't work like this.
+    """
+    return _make_app(open_house(config))
+
+
+def create_standalone_app(config: Config | None = None) -> "Flask":
+    """Make the web application with an executor inside: for a server that ``jobrunner serve`` has not started.
+
+    Raises:
+        ConfigError, StorageError, OSError: the service can't work like this.
+    """
+    house = open_house(config)
+    app = _make_app(house)
+    embedded = app.extensions["jobrunner.executor"] = EmbeddedExecutor(house)
+    # gunicorn starts it with our settings when a worker is up. A server
+    # without them has to wait for the first request, the first sign of being
+    # a worker and not the parent of one.
+    app.before_request(embedded.ensure_started)
+    return app
+
+
+def _make_app(house: House) -> "Flask":
+    from jobrunner.web.application import make_flask_app
+    from jobrunner.web.services import Services
+
+    house.prepare()
+    return make_flask_app(
+        Services(house.jobs, house.access, house.catalogue, house.health, house.waiters, house.config.server)
+    )
+
+
+class EmbeddedExecutor:
+    """The executor inside a web worker, for a server that was not started by ``jobrunner serve``.
+
+    Every worker has one; that which gets the lock runs the jobs. When it dies,
+    the kernel frees the lock, and another takes over.
+    """
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._started_in: int | None = None
+        self._stopping = threading.Event()
+        self._executor: Executor | None = None
+        self._thread: threading.Thread | None = None
+        self._guard = threading.Lock()
+
+    def ensure_started(self) -> None:
+        """Start the thread, once in each process: a fork does not take threads along."""
+        if self._started_in == os.getpid():
+            return
+        with self._guard:
+            if self._started_in != os.getpid():
+                self._started_in = os.getpid()
+                self._thread = threading.Thread(target=self._run, name="executor", daemon=True)
+                self._thread.start()
+
+    def stop(self) -> None:
+        """Give the jobs up, to whoever takes the lock next, and return when that is done."""
+        self._stopping.set()
+        if self._executor is not None:
+            self._executor.stop()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        executor = self._executor = self._house.make_executor()
+        if not self._stopping.is_set():
+            executor.run(FileLock(self._house.executor_lock))
+
+
+def run_executor(house: House) -> None:
+    """Be the executor process: wait for the lock, run jobs until SIGTERM or SIGINT."""
+    executor = house.make_executor()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: executor.stop())
+    executor.run(FileLock(house.executor_lock))

@@ -1,0 +1,83 @@
+"""The command line: click. Exit codes live here and nowhere else.
+
+0 done · 1 failed · 2 usage · 3 not found · 4 refused · 5 unreachable
+"""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+import jobrunner
+from jobrunner.domain import errors
+
+FAILED, USAGE, NOT_FOUND, REFUSED, UNREACHABLE = 1, 2, 3, 4, 5
+
+_EXIT_CODES: dict[type[errors.JobrunnerError], int] = {
+    errors.ConfigError: USAGE,
+    errors.InvalidRequest: USAGE,
+    errors.NotFound: NOT_FOUND,
+    errors.Unauthenticated: REFUSED,
+    errors.Forbidden: REFUSED,
+    errors.Conflict: REFUSED,
+    errors.TooBusy: REFUSED,
+}
+
+# A command is imported when it is asked for: the supervisor must stay small.
+_COMMANDS = {
+    "serve": "serve",
+    "executor": "serve",
+    "web": "serve",
+    "gc": "gc",
+    "status": "jobs",
+    "list": "jobs",
+    "submit": "jobs",
+    "cancel": "jobs",
+    "logs": "jobs",
+    "token": "tokens",
+    "db": "db",
+    "config": "config",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 click's signature
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"jobrunner.cli.{_COMMANDS[cmd_name]}")
+        command: click.Command = module.COMMANDS[cmd_name]
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(jobrunner.__version__)
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="INI file with the settings; default: $JOBRUNNER_CONFIG, else built-in defaults.",
+)
+@click.pass_context
+def cli(ctx: click.Context, config: Path | None) -> None:
+    """Run commands and scripts for whoever may ask over HTTP, and remember them."""
+    ctx.obj = config
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        cli.main(standalone_mode=True)
+    except errors.JobrunnerError as error:
+        code = next((_EXIT_CODES[kind] for kind in type(error).__mro__ if kind in _EXIT_CODES), FAILED)
+        _fail(str(error), code)
+    except OSError as error:
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED)
+
+
+def _fail(message: str, code: int) -> None:
+    for line in message.splitlines():
+        click.echo(f"jobrunner: {line}", err=True)
+    sys.exit(code)

@@ -1,0 +1,87 @@
+"""What several commands share: the house, the client, tables."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobrunner.config import Config, load_config
+from jobrunner.domain.errors import Unauthenticated
+
+if TYPE_CHECKING:
+    from jobrunner.app import House
+    from jobrunner.client import Client
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def read_config(ctx: click.Context) -> Config:
+    """Read the settings that this call of the command line is about.
+
+    Raises:
+        ConfigError: they are wrong.
+    """
+    path: Path | None = ctx.find_root().obj
+    return load_config(path)
+
+
+def open_data(ctx: click.Context) -> "House":
+    """Open the data directory, for commands that work with the server down as well.
+
+    Raises:
+        ConfigError, SchemaTooNew, StorageError: it can't be used.
+        ClickException: there is none yet.
+    """
+    from jobrunner.app import House
+    from jobrunner.store.migrate import check
+
+    house = House(read_config(ctx))
+    if not house.database.path.exists():
+        raise click.ClickException(f"there is no database {house.database.path} yet; jobrunner serve makes it")
+    check(house.database)
+    return house
+
+
+def open_client(ctx: click.Context) -> "Client":
+    """Return a client for the server at ``JOBRUNNER_URL``, else for the one of the settings.
+
+    Raises:
+        ConfigError: the settings are wrong.
+        Unauthenticated: there is no token to be found.
+    """
+    from jobrunner.client import Client
+
+    url = os.environ.get("JOBRUNNER_URL")
+    token = os.environ.get("JOBRUNNER_TOKEN")
+    config = read_config(ctx)
+    if not token:
+        try:
+            token = (config.data_dir / "admin.token").read_text(encoding="ascii").strip()
+        except OSError as error:
+            raise Unauthenticated(f"set JOBRUNNER_TOKEN ({error.filename}: {error.strerror})") from None
+    return Client(url or config.url, token)
+
+
+def print_json(value: Any) -> None:
+    """Print a value on one line."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: for people on a terminal, tab-separated without a head in a pipe."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            click.echo("\t".join(row))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False, highlight=False).print(table)

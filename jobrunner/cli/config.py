@@ -1,0 +1,48 @@
+"""``jobrunner config``."""
+
+import dataclasses
+
+import click
+
+from jobrunner.cli.common import json_option, print_json, read_config
+from jobrunner.config import SECTIONS, render_value
+
+
+@click.group()
+def config() -> None:
+    """Check and show the settings."""
+
+
+@config.command()
+@click.pass_context
+def check(ctx: click.Context) -> None:
+    """Read the settings; name every problem, or say nothing."""
+    for warning in read_config(ctx).warnings:
+        click.echo(f"jobrunner: {warning}", err=True)
+
+
+@config.command()
+@json_option
+@click.pass_context
+def show(ctx: click.Context, *, as_json: bool) -> None:
+    """Print all settings as they apply, as an INI file."""
+    loaded = read_config(ctx)
+    shown = {
+        section: {
+            field.name: render_value(getattr(getattr(loaded, section), field.name))
+            for field in dataclasses.fields(kind)
+        }
+        for section, kind in SECTIONS.items()
+    }
+    shown["environment"] = dict(loaded.environment)
+    if as_json:
+        print_json(shown)
+        return
+    for section, keys in shown.items():
+        click.echo(f"[{section}]")
+        for key, value in keys.items():
+            click.echo(f"{key} = {value}" if value is not None else f"; {key} =")
+        click.echo()
+
+
+COMMANDS = {"config": config}

@@ -1,0 +1,89 @@
+"""``jobrunner gc``: made for cron."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from jobrunner.cli.common import open_data, print_json
+from jobrunner.config import Gc, parse_duration, parse_size
+from jobrunner.locks import FileLock
+
+
+def _reads(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """Make a click callback of a function that raises ValueError."""
+
+    def read(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> Any:
+        try:
+            return parse(text) if text is not None else None
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return read
+
+
+@click.command()
+@click.option("--keep", type=click.IntRange(min=0), metavar="N", help="Keep the newest N ended jobs.")
+@click.option(
+    "--max-age", callback=_reads(parse_duration), metavar="AGE", help="Keep what has ended within AGE, like 30d."
+)
+@click.option(
+    "--max-bytes", callback=_reads(parse_size), metavar="SIZE", help="Keep the newest SIZE of files, like 10G."
+)
+@click.option("--dry-run", is_flag=True, help="Only list what would go.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
+@click.option("-v", "--verbose", is_flag=True, help="Say what was done.")
+@click.pass_context
+def gc(
+    ctx: click.Context,
+    keep: int | None,
+    max_age: float | None,
+    max_bytes: int | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Purge old jobs beyond the configured limits, with their files. Silent when all is well.
+
+    Never touches a job that has not ended. Runs beside the server or without it.
+    """
+    house = open_data(ctx)
+    configured = house.config.gc
+    limits = Gc(
+        keep=keep if keep is not None else configured.keep,
+        max_age=max_age if max_age is not None else configured.max_age,
+        max_bytes=max_bytes if max_bytes is not None else configured.max_bytes,
+    )
+    lock = FileLock(house.data_dir / "gc.lock")
+    if not lock.acquire(wait=False):
+        if verbose:
+            click.echo("another gc is running in this data directory")
+        return
+    report = house.gc.run(limits, dry_run=dry_run)
+    lock.release()
+    if as_json:
+        print_json(
+            {
+                "dry_run": dry_run,
+                "purged": len(report.purged),
+                "freed_bytes": report.freed_bytes,
+                "orphans": len(report.orphans),
+                "kept": report.kept,
+            }
+        )
+        return
+    if dry_run:
+        for purge in report.purged:
+            click.echo(f"{purge.number}\t{purge.id}\t{purge.reason}\t{purge.disk_bytes}")
+        for job_id in report.orphans:
+            click.echo(f"-\t{job_id}\torphan\t-")
+    if verbose:
+        done = "would purge" if dry_run else "purged"
+        click.echo(
+            f"{done} {len(report.purged)} jobs ({report.freed_bytes} bytes) "
+            f"and {len(report.orphans)} orphaned directories; {report.kept} ended jobs stay"
+        )
+
+
+COMMANDS = {"gc": gc}

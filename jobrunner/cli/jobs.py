@@ -1,0 +1,206 @@
+"""``jobrunner status|list|submit|cancel|logs``."""
+
+import base64
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobrunner.cli.common import json_option, open_client, open_data, print_json, print_table
+from jobrunner.domain.job import JobFilter
+from jobrunner.domain.states import ACTIVE, ENDED, JobState
+from jobrunner.service.access import Caller
+
+_LOCAL = Caller("local")
+"""Who can read the data directory may see all that is in it."""
+
+_STATES = {state.value: frozenset({state}) for state in JobState} | {"active": ACTIVE, "ended": ENDED}
+
+
+def _is_remote() -> bool:
+    """Tell whether a server is meant; else the database is read directly, so that these work with the server down."""
+    return bool(os.environ.get("JOBRUNNER_URL"))
+
+
+@click.command()
+@click.argument("job")
+@json_option
+@click.pass_context
+def status(ctx: click.Context, job: str, *, as_json: bool) -> None:
+    """Show a job, by its id or number."""
+    if _is_remote():
+        document = open_client(ctx).get(job)
+    else:
+        from jobrunner.service.document import render_job
+
+        house = open_data(ctx)
+        document = render_job(house.jobs.get(job, _LOCAL), house.jobs)
+    if as_json:
+        print_json(document)
+        return
+    for name, value in _facts(document):
+        click.echo(f"{name + ':':12} {value}")
+
+
+@click.command(name="list")
+@click.option("--state", "states", multiple=True, type=click.Choice(sorted(_STATES)), help="Only these; repeatable.")
+@click.option("--name", help="Only jobs of this name.")
+@click.option("--label", "labels", multiple=True, metavar="KEY:VALUE", help="Only jobs with all of these.")
+@click.option("-q", "text", metavar="TEXT", help="Only jobs with this in name or command.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@json_option
+@click.pass_context
+def list_jobs(
+    ctx: click.Context,
+    states: tuple[str, ...],
+    name: str | None,
+    labels: tuple[str, ...],
+    text: str | None,
+    limit: int,
+    *,
+    as_json: bool,
+) -> None:
+    """List jobs, newest first."""
+    if _is_remote():
+        filters = {"state": states, "name": name, "label": labels, "q": text, "limit": limit}
+        documents = open_client(ctx).list(filters)
+    else:
+        from jobrunner.service.document import render_job
+
+        house = open_data(ctx)
+        wanted = JobFilter(
+            states=frozenset().union(*(_STATES[state] for state in states)),
+            name=name,
+            labels=dict(_split_pair(label, ":") for label in labels),
+            text=text,
+        )
+        page = house.jobs.list(wanted, _LOCAL, limit=limit)
+        documents = [render_job(job, house.jobs) for job in page.jobs]
+    if as_json:
+        print_json(documents)
+        return
+    print_table(("number", "id", "state", "exit", "created", "name", "command"), [_row(job) for job in documents])
+
+
+@click.command()
+@click.option("--shell", "command", metavar="TEXT", help="Run TEXT by /bin/sh -c.")
+@click.option("--script", metavar="NAME", help="Run a catalogued script; ARGV are its arguments.")
+@click.option("--source", type=click.File("r", encoding="utf-8"), help="Run the text of this file as a script.")
+@click.option("--env", "env", multiple=True, metavar="NAME=VALUE", help="Add to the environment; repeatable.")
+@click.option(
+    "--file", "files", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Send along."
+)
+@click.option("--stdin", type=click.File("rb"), help="Feed the job with this file; - is stdin.")
+@click.option("--cwd", help="Where to run; default: the job's own directory.")
+@click.option("--timeout", type=float, metavar="SECONDS")
+@click.option("--grace", type=float, metavar="SECONDS", help="Between SIGTERM and SIGKILL.")
+@click.option("--name")
+@click.option("--priority", type=click.Choice(["low", "normal", "high"]))
+@click.option("--label", "labels", multiple=True, metavar="KEY:VALUE")
+@json_option
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def submit(ctx: click.Context, /, argv: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
+    """Submit a job and print its id. Options come before ARGV; -- ends them."""
+    document = open_client(ctx).submit(_submission(argv, options))
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(document["id"])
+
+
+submit.context_settings["allow_interspersed_args"] = False
+
+
+@click.command()
+@click.argument("job")
+@click.option("--signal", metavar="NAME", help="Sent first; default SIGTERM.")
+@click.option("--grace", type=float, metavar="SECONDS", help="Until SIGKILL; 0 is now.")
+@json_option
+@click.pass_context
+def cancel(ctx: click.Context, job: str, signal: str | None, grace: float | None, *, as_json: bool) -> None:
+    """Ask a job to end."""
+    body = {name: value for name, value in (("signal", signal), ("grace", grace)) if value is not None}
+    document = open_client(ctx).cancel(job, body)
+    if as_json:
+        print_json(document)
+
+
+@click.command()
+@click.argument("job")
+@click.option("--stderr", is_flag=True, help="What it wrote to stderr instead.")
+@click.pass_context
+def logs(ctx: click.Context, job: str, *, stderr: bool) -> None:
+    """Print what a job has written so far, byte for byte."""
+    for piece in open_client(ctx).output(job, "stderr" if stderr else "stdout"):
+        sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
+
+
+def _submission(argv: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        name: options[name] for name in ("command", "script", "cwd", "timeout", "grace", "name", "priority")
+    }
+    if options["source"]:
+        body["source"] = options["source"].read()
+    if options["script"]:
+        body["args"] = list(argv)
+    elif argv:
+        body["argv"] = list(argv)
+    if options["stdin"]:
+        body["stdin"] = _content(options["stdin"].read())
+    body["files"] = {path.name: _content(path.read_bytes()) for path in options["files"]} or None
+    body["env"] = dict(_split_pair(pair, "=") for pair in options["env"]) or None
+    body["labels"] = dict(_split_pair(pair, ":") for pair in options["labels"]) or None
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _content(data: bytes) -> dict[str, str]:
+    return {"base64": base64.b64encode(data).decode()}
+
+
+def _split_pair(text: str, separator: str) -> tuple[str, str]:
+    key, found, value = text.partition(separator)
+    if not found:
+        raise click.UsageError(f"{text!r}: expected KEY{separator}VALUE")
+    return key, value
+
+
+def _facts(job: dict[str, Any]) -> list[tuple[str, str]]:
+    facts = [
+        ("id", job["id"]),
+        ("number", str(job["number"])),
+        ("name", job["name"]),
+        ("state", job["state"]),
+        ("command", _command(job)),
+        ("exit code", job["exit_code"]),
+        ("signal", job["signal"]),
+        ("error", f"{job['error']['code']}: {job['error']['detail']}" if job["error"] else None),
+        ("owner", job["owner"]),
+        ("created", job["created_at"]),
+        ("started", job["started_at"]),
+        ("finished", job["finished_at"]),
+        ("stdout", f"{job['stdout']['bytes']} bytes"),
+        ("stderr", f"{job['stderr']['bytes']} bytes"),
+        ("canceled by", job["cancel"]["by"] if job["cancel"] else None),
+    ]
+    return [(name, str(value)) for name, value in facts if value is not None]
+
+
+def _row(job: dict[str, Any]) -> tuple[str, ...]:
+    ended = job["signal"] or (str(job["exit_code"]) if job["exit_code"] is not None else "")
+    created = job["created_at"][:19] + "Z"
+    return (str(job["number"]), job["id"], job["state"], ended, created, job["name"] or "", _command(job))
+
+
+def _command(job: dict[str, Any]) -> str:
+    """Return the command on one line, cut for a screen."""
+    step = job["steps"][0]
+    words = step["argv"][2:] if step["kind"] == "command" else step["argv"]
+    text = " ".join(" ".join(words).split())
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+COMMANDS = {"status": status, "list": list_jobs, "submit": submit, "cancel": cancel, "logs": logs}

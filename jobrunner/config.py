@@ -1,0 +1,367 @@
+"""Settings: an INI file and the environment become typed, frozen values.
+
+``config.example.ini`` is the manual of the settings; a test proves that it
+names every one of them with its real default. Each setting is described once,
+by a field of the dataclasses below. Everything that is wrong is reported at
+once, with file, section and key (`ConfigError`).
+
+Every key can also be set as ``JOBRUNNER_<SECTION>_<KEY>``, which wins over the
+file. ``JOBRUNNER_PORT`` and ``JOBRUNNER_HOSTNAME`` set ``[server]`` port and host.
+"""
+
+import configparser
+import difflib
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jobrunner.domain.errors import ConfigError
+
+Parser = Callable[[str], Any]
+
+
+def parse_duration(text: str) -> float:
+    """Read seconds: a plain number, or one with ``s m h d w`` (``30d``).
+
+    Raises:
+        ValueError: the text is none of these.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw]?)", text, re.ASCII)
+    if not found:
+        raise ValueError("expected seconds, or a number with s, m, h, d or w, like 30d")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[found[2]]
+
+
+def parse_size(text: str) -> int:
+    """Read bytes: a plain number, or one with ``K M G T`` (powers of 1024).
+
+    Raises:
+        ValueError: the text is none of these.
+    """
+    found = re.fullmatch(r"(\d+)([KMGT]?)", text, re.ASCII | re.IGNORECASE)
+    if not found:
+        raise ValueError("expected bytes, or a number with K, M, G or T, like 10G")
+    return int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[found[2].upper()]
+
+
+def _yes_no(text: str) -> bool:
+    try:
+        return {"yes": True, "no": False}[text.lower()]
+    except KeyError:
+        raise ValueError("expected yes or no") from None
+
+
+def _whole(low: int, high: int | None = None) -> Parser:
+    def parse(text: str) -> int:
+        expected = f"a whole number from {low} to {high}" if high is not None else f"a whole number of at least {low}"
+        if not re.fullmatch(r"\d{1,18}", text, re.ASCII) or int(text) < low or (high is not None and int(text) > high):
+            raise ValueError(f"expected {expected}")
+        return int(text)
+
+    return parse
+
+
+def _size(low: int = 0) -> Parser:
+    def parse(text: str) -> int:
+        value = parse_size(text)
+        if value < low:
+            raise ValueError(f"expected at least {low}")
+        return value
+
+    return parse
+
+
+def _seconds(low: float = 0.0) -> Parser:
+    def parse(text: str) -> float:
+        value = parse_duration(text)
+        if value < low:
+            raise ValueError(f"expected at least {low:g} seconds")
+        return value
+
+    return parse
+
+
+def _one_of(*choices: str) -> Parser:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"expected {' or '.join(choices)}")
+        return text
+
+    return parse
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip().lower() for name in text.split(",") if name.strip())
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError("expected a path")
+    return Path(text)
+
+
+def _host(text: str) -> str:
+    if not text or re.search(r"[\s/]", text):
+        raise ValueError("expected an address or a host name")
+    return text
+
+
+def _setting(default: Any, parse: Parser, doc: str) -> Any:
+    """Describe one setting: its default, how its text is read, and what it means."""
+    return field(default=default, metadata={"parse": parse, "doc": doc})
+
+
+@dataclass(frozen=True)
+class Server:
+    """``[server]``: HTTP."""
+
+    host: str = _setting("127.0.0.1", _host, "address to listen on")
+    port: int = _setting(8080, _whole(0, 65535), "0 takes a free one")
+    unix_socket: Path | None = _setting(None, _path, "listen on this socket instead")
+    workers: int = _setting(2, _whole(1, 256), "processes that answer requests")
+    threads: int = _setting(8, _whole(1, 1024), "for ordinary requests, in each worker")
+    max_waiters: int = _setting(64, _whole(0, 4096), "requests that wait for a job's end, over all workers")
+    max_wait: float = _setting(60.0, _seconds(), "ceiling of Prefer: wait")
+    max_body_bytes: int = _setting(16777216, _size(1), "largest request body")
+    allowed_hosts: tuple[str, ...] = _setting((), _names, "names this service is called by, besides loopback and bind")
+
+    @property
+    def waiters_per_worker(self) -> int:
+        """Each worker's share of `max_waiters`."""
+        return -(-self.max_waiters // self.workers)
+
+
+@dataclass(frozen=True)
+class Database:
+    """``[database]``."""
+
+    synchronous: str = _setting("full", _one_of("full", "normal"), "for the commit that acknowledges a submission")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """``[storage]``: where things are kept."""
+
+    data_dir: Path = _setting(Path("./data"), _path, "relative to the current directory")
+    scripts_dir: Path | None = _setting(None, _path, "the catalogue; default DATA/scripts")
+    min_free_bytes: int = _setting(104857600, _size(), "below this, nothing is accepted")
+
+
+@dataclass(frozen=True)
+class Executor:
+    """``[executor]``: how jobs run."""
+
+    max_running: int = _setting(16, _whole(1, 1024), "jobs at a time")
+    default_timeout: float = _setting(3600.0, _seconds(0.001), "seconds a job may run if it does not say")
+    max_timeout: float = _setting(86400.0, _seconds(0.001), "most seconds a job may ask for")
+    grace: float = _setting(10.0, _seconds(), "seconds between SIGTERM and SIGKILL")
+    on_stop: str = _setting("keep", _one_of("keep", "kill"), "what SIGTERM of the service does to running jobs")
+    kill_leftovers: bool = _setting(True, _yes_no, "end what an ended job left in its process group")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """``[policy]``: what jobs may be."""
+
+    allow_shell: bool = _setting(True, _yes_no, "accept command and source")
+
+
+@dataclass(frozen=True)
+class Gc:
+    """``[gc]``: how long ended jobs are kept."""
+
+    keep: int = _setting(10000, _whole(0), "ended jobs")
+    max_age: float = _setting(2592000.0, _seconds(), "seconds since the end")
+    max_bytes: int = _setting(10737418240, _size(), "disk blocks of all ended jobs")
+
+
+@dataclass(frozen=True)
+class Logging:
+    """``[logging]``."""
+
+    format: str = _setting("text", _one_of("text", "json"), "one line a record either way")
+    level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "least level that is written")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings.
+
+    Attributes:
+        environment: the ``[environment]`` section: added to every job's base environment.
+        warnings: what is odd but harmless, for the log.
+    """
+
+    server: Server = field(default_factory=Server)
+    database: Database = field(default_factory=Database)
+    storage: Storage = field(default_factory=Storage)
+    executor: Executor = field(default_factory=Executor)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    policy: Policy = field(default_factory=Policy)
+    gc: Gc = field(default_factory=Gc)
+    logging: Logging = field(default_factory=Logging)
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def data_dir(self) -> Path:
+        """The data directory as an absolute path."""
+        return self.storage.data_dir.absolute()
+
+    @cached_property
+    def scripts_dir(self) -> Path:
+        """The script catalogue as an absolute path."""
+        return (self.storage.scripts_dir or self.data_dir / "scripts").absolute()
+
+    @property
+    def bind(self) -> str:
+        """Where to listen, as gunicorn writes it."""
+        if self.server.unix_socket:
+            return f"unix:{self.server.unix_socket.absolute()}"
+        return f"{self._url_host}:{self.server.port}"
+
+    @property
+    def url(self) -> str:
+        """Where a client on this machine reaches the service over TCP."""
+        unspecified = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 compared, not bound
+        return f"http://{unspecified.get(self.server.host, self._url_host)}:{self.server.port}"
+
+    @property
+    def _url_host(self) -> str:
+        try:
+            return f"[{ipaddress.IPv6Address(self.server.host)}]"
+        except ValueError:
+            return self.server.host
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "server": Server,
+    "database": Database,
+    "storage": Storage,
+    "executor": Executor,
+    "policy": Policy,
+    "gc": Gc,
+    "logging": Logging,
+}
+
+_SHORT_NAMES = {"JOBRUNNER_PORT": ("server", "port"), "JOBRUNNER_HOSTNAME": ("server", "host")}
+_RESERVED_NAMES = {"JOBRUNNER_CONFIG", "JOBRUNNER_URL", "JOBRUNNER_TOKEN"}
+
+
+def environment_name(section: str, key: str) -> str:
+    """Return the environment variable that sets this key."""
+    return "JOBRUNNER_" + re.sub(r"[^A-Z0-9]", "_", f"{section}_{key}".upper())
+
+
+def settings() -> Iterator[tuple[str, Field[Any]]]:
+    """Name every setting that there is: its section and its field."""
+    for section, kind in SECTIONS.items():
+        for setting in fields(kind):
+            yield section, setting
+
+
+def render_value(value: Any) -> str | None:
+    """Write a value as the INI file has it; None is one that is not set."""
+    match value:
+        case None | ():
+            return None
+        case bool():
+            return "yes" if value else "no"
+        case tuple():
+            return ", ".join(value)
+        case float():
+            return f"{value:.15g}"
+        case _:
+            return str(value)
+
+
+def load_config(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read the settings.
+
+    Args:
+        path: the INI file; None takes ``JOBRUNNER_CONFIG``, and without that the defaults.
+        environ: the process environment.
+
+    Raises:
+        ConfigError: with every problem that there is.
+    """
+    path = path or (Path(environ["JOBRUNNER_CONFIG"]) if environ.get("JOBRUNNER_CONFIG") else None)
+    problems: list[str] = []
+    texts = _read_file(path, problems) if path else {}
+    jobs_environment = dict(texts.pop("environment", {}))
+    values = {
+        (section, key): (text, f"{path}: [{section}] {key}")
+        for section, keys in texts.items()
+        for key, text in keys.items()
+    }
+    warnings = _add_environment(values, environ)
+    parsed: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for (section, key), (text, where) in values.items():
+        try:
+            parsed[section][key] = SECTIONS[section].__dataclass_fields__[key].metadata["parse"](text)
+        except ValueError as error:
+            problems.append(f"{where} = {text}: {error}")
+    sections = {section: kind(**parsed[section]) for section, kind in SECTIONS.items()}
+    config = Config(**sections, environment=jobs_environment, warnings=tuple(warnings))
+    problems.extend(_contradictions(config, path))
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _read_file(path: Path, problems: list[str]) -> dict[str, dict[str, str]]:
+    """Read the sections of a file; whatever is unknown becomes a problem and is left out."""
+    # Names of environment variables differ by case, hence no optionxform; a
+    # value may hold a percent sign, hence no interpolation.
+    parser = configparser.RawConfigParser(inline_comment_prefixes=(";",), default_section="")
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # the documented way to keep case
+    try:
+        parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
+    except OSError as error:
+        problems.append(f"{path}: {error.strerror}")
+    except UnicodeDecodeError as error:
+        problems.append(f"{path}: not UTF-8 at byte {error.start}")
+    except configparser.Error as error:
+        problems.append(" ".join(str(error).split()))
+    found: dict[str, dict[str, str]] = {}
+    for section in parser.sections():
+        if section == "environment":
+            found[section] = dict(parser[section])
+            continue
+        if section not in SECTIONS:
+            problems.append(f"{path}: [{section}]: unknown section{_did_you_mean(section, [*SECTIONS, 'environment'])}")
+            continue
+        known = [setting.name for setting in fields(SECTIONS[section])]
+        unknown = [key for key in parser[section] if key not in known]
+        problems.extend(f"{path}: [{section}] {key}: unknown key{_did_you_mean(key, known)}" for key in unknown)
+        found[section] = {key: text for key, text in parser[section].items() if key in known}
+    return found
+
+
+def _add_environment(values: dict[tuple[str, str], tuple[str, str]], environ: Mapping[str, str]) -> list[str]:
+    """Let the environment overrule the file; return a warning for each unknown name."""
+    names = {environment_name(section, setting.name): (section, setting.name) for section, setting in settings()}
+    for name, target in {**_SHORT_NAMES, **names}.items():  # the long name wins over the short one
+        if name in environ:
+            values[target] = (environ[name], name)
+    unknown = [
+        name
+        for name in environ
+        if name.startswith("JOBRUNNER_") and name not in {*names, *_SHORT_NAMES, *_RESERVED_NAMES}
+    ]
+    return [f"{name} in the environment is not a setting{_did_you_mean(name, list(names))}" for name in sorted(unknown)]
+
+
+def _contradictions(config: Config, path: Path | None) -> Iterator[str]:
+    executor = config.executor
+    if executor.default_timeout > executor.max_timeout:
+        yield f"{path or 'environment'}: [executor] default_timeout is larger than max_timeout"
+
+
+def _did_you_mean(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

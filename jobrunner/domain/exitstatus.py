@@ -1,0 +1,67 @@
+"""How a process ended: a code or a signal, never the shell's mixture of both (128+n)."""
+
+import os
+import signal
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """The exit status of a process as the kernel reports it.
+
+    Attributes:
+        code: 0..255, or None when a signal ended the process.
+        signal: the signal's number, or None when the process exited by itself.
+    """
+
+    code: int | None = None
+    signal: int | None = None
+
+    @classmethod
+    def from_wait_status(cls, status: int) -> Self:
+        """Read the 16-bit status of ``wait(2)``."""
+        if os.WIFSIGNALED(status):
+            return cls(signal=os.WTERMSIG(status))
+        return cls(code=os.WEXITSTATUS(status))
+
+    @classmethod
+    def from_siginfo(cls, si_code: int, si_status: int) -> Self:
+        """Read ``si_code`` and ``si_status`` of ``waitid(2)``."""
+        if si_code == os.CLD_EXITED:
+            return cls(code=si_status)
+        return cls(signal=si_status)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the process exited with 0."""
+        return self.code == 0
+
+    @property
+    def shell_code(self) -> int:
+        """The number a shell would show: the code, or 128 + the signal."""
+        if self.signal is not None:
+            return 128 + self.signal
+        assert self.code is not None
+        return self.code
+
+
+def signal_name(number: int) -> str:
+    """Name a signal: ``SIGKILL``; real-time signals as ``SIGRTMIN+n``."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+
+
+def parse_signal(name: str) -> int:
+    """Turn ``SIGTERM`` or ``TERM`` into its number.
+
+    Raises:
+        ValueError: there is no such signal, or its name is not one of this system's.
+    """
+    full = name if name.startswith("SIG") else f"SIG{name}"
+    try:
+        return signal.Signals[full].value
+    except KeyError:
+        raise ValueError(f"{name!r} is not the name of a signal; use one like SIGTERM") from None

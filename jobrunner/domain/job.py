@@ -1,0 +1,165 @@
+"""A job: one submission and what became of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Self
+
+from jobrunner.domain.exitstatus import ExitStatus
+from jobrunner.domain.spec import JobSpec
+from jobrunner.domain.states import JobState
+
+
+class ErrorCode(StrEnum):
+    """Why a job has no exit status of its own, or could not be started."""
+
+    NOT_FOUND = "not-found"
+    PERMISSION_DENIED = "permission-denied"
+    BAD_CWD = "bad-cwd"
+    EXEC_FORMAT = "exec-format"
+    ARGUMENTS_TOO_LONG = "arguments-too-long"
+    NO_SPACE = "no-space"
+    SPAWN_FAILED = "spawn-failed"
+    WORKER_LOST = "worker-lost"
+    HOST_REBOOTED = "host-rebooted"
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """What went wrong around a job, with the system's own words."""
+
+    code: ErrorCode
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """A person's wish that a job should end.
+
+    Attributes:
+        by: the name of the token, or ``service`` when the service stops with ``on_stop = kill``.
+        at: when it was asked; None until the store has taken it.
+        signal: what is sent first; a number.
+        grace: seconds until SIGKILL; None: the job's own.
+    """
+
+    by: str
+    at: datetime
+    signal: int
+    grace: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SentSignal:
+    """A signal that the executor has sent to a job, and when."""
+
+    signal: int
+    at: datetime
+
+    def to_json(self) -> list[Any]:
+        """Return what the database keeps."""
+        return [self.signal, self.at.isoformat()]
+
+    @classmethod
+    def from_json(cls, data: Sequence[Any]) -> Self:
+        """Turn stored JSON back."""
+        return cls(signal=data[0], at=datetime.fromisoformat(data[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """What is stored of a submission at first."""
+
+    id: str
+    owner: str
+    api: str
+    created_at: datetime
+    spec: JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How a job ended: everything that the last row update says.
+
+    Attributes:
+        status: the exit status as seen, or None when nothing ran or it could not be learnt.
+        stdout_bytes, stderr_bytes: length of the streams at the end.
+        disk_bytes: disk blocks held by the job's files at the end.
+    """
+
+    state: JobState
+    finished_at: datetime
+    status: ExitStatus | None = None
+    error: JobError | None = None
+    signals: tuple[SentSignal, ...] = ()
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    disk_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A row of the store, as it was when it was read.
+
+    Attributes:
+        number: counts up from 1 and is never given twice.
+        status: the exit status as seen; None while active, when nothing ran, or when it could not be learnt.
+        executor: who runs or ran it; None while queued.
+        signals: what the executor has sent it so far.
+        stdout_bytes, stderr_bytes: length of the streams at the end; 0 while active (ask the spool).
+    """
+
+    number: int
+    id: str
+    owner: str
+    api: str
+    spec: JobSpec
+    state: JobState
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    status: ExitStatus | None = None
+    error: JobError | None = None
+    cancel: CancelRequest | None = None
+    signals: tuple[SentSignal, ...] = ()
+    executor: str | None = None
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+
+    @property
+    def deadline_at(self) -> datetime | None:
+        """When the timeout strikes; None while queued. An instant: a restart gives a job no more time."""
+        return self.started_at + timedelta(seconds=self.spec.timeout) if self.started_at is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs a list shows; everything given must hold.
+
+    Attributes:
+        states: one of these; empty is all.
+        labels: all of these.
+        since, until: bounds of created_at, both included.
+        text: a substring of name or command, letters compared without case (ASCII).
+    """
+
+    states: frozenset[JobState] = frozenset()
+    name: str | None = None
+    owner: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    since: datetime | None = None
+    until: datetime | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """A page of a list, newest first.
+
+    Attributes:
+        before: where the next page begins (numbers below this one); None when there is no more.
+    """
+
+    jobs: tuple[Job, ...]
+    before: int | None

@@ -1,0 +1,389 @@
+"""The executor: slots and threads that run the jobs of one data directory.
+
+One thread (`Executor.run`) looks for work: queued jobs for free slots, cancel
+requests, signals. Each running job has a thread of its own from a pool. Hints
+wake the first; without them it looks every `TICK` seconds.
+"""
+
+import logging
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+from jobrunner import log
+from jobrunner.clock import Now
+from jobrunner.domain.errors import StorageError
+from jobrunner.domain.exitstatus import signal_name
+from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError, SentSignal
+from jobrunner.domain.spec import Input
+from jobrunner.domain.states import JobState
+from jobrunner.executor.run import NeverStarted, Run, Surroundings
+from jobrunner.hints import Hints, Inbox
+from jobrunner.locks import FileLock
+from jobrunner.spool import Spool
+from jobrunner.store import jobs as store
+from jobrunner.store.engine import Connection, Database
+
+logger = logging.getLogger("jobrunner.executor")
+
+T = TypeVar("T")
+
+TICK = 0.25
+"""Seconds after which a lost hint is made up for."""
+
+RETRY_PAUSE = 1.0
+"""Seconds between two tries to write to a storage that refuses."""
+
+
+class Slots:
+    """Counts how many jobs may run at a time. A slot is taken before a job is claimed."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    def take_free(self) -> int:
+        """Take all that are free; return how many."""
+        with self._lock:
+            free = max(self._size - self._taken, 0)
+            self._taken += free
+            return free
+
+    def take_one_more(self) -> None:
+        """Take one for a job that runs already, whether one is free or not."""
+        with self._lock:
+            self._taken += 1
+
+    def give(self, count: int) -> None:
+        """Give some back."""
+        with self._lock:
+            self._taken -= count
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return self._size
+
+    @property
+    def overbooked(self) -> bool:
+        """Whether more jobs run than there are slots (adopted, after ``max_running`` was lowered)."""
+        with self._lock:
+            return self._taken > self._size
+
+
+class _Threads:
+    """Threads that are started when none is idle, and used again.
+
+    They are daemons: a job must not keep a process from ending whose executor
+    was not stopped in order. Nothing is lost then, another adopts the job.
+    """
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._threads: list[threading.Thread] = []
+
+    def start(self, work: Callable[[], None]) -> None:
+        with self._lock:
+            if self._idle:
+                self._idle -= 1
+            else:
+                thread = threading.Thread(target=self._loop, name=f"job-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        self._work.put(work)
+
+    def _loop(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+            with self._lock:
+                self._idle += 1
+
+    def join(self) -> None:
+        for _ in self._threads:
+            self._work.put(None)
+        for thread in self._threads:
+            thread.join()
+
+
+class Executor:
+    """Runs the jobs of one data directory.
+
+    Args:
+        identity: names this executor in the rows it owns; never used twice.
+        max_running: jobs at a time.
+        kill_on_stop: whether `stop` ends running jobs, or leaves them to the next executor.
+        environment: the base environment of jobs.
+        kill_leftovers: whether to end what an ended job left in its process group.
+    """
+
+    def __init__(
+        self,
+        identity: str,
+        database: Database,
+        spool: Spool,
+        hints: Hints,
+        *,
+        max_running: int,
+        kill_on_stop: bool,
+        environment: dict[str, str],
+        kill_leftovers: bool,
+        now: Now,
+    ) -> None:
+        self._identity = identity
+        self._database = database
+        self._hints = hints
+        self._now = now
+        self._kill_on_stop = kill_on_stop
+        self._slots = Slots(max_running)
+        self._threads = _Threads()
+        self._runs: dict[int, Run] = {}
+        self._stopped = threading.Event()
+        self._inbox: Inbox | None = None
+        self._around = Surroundings(
+            spool=spool,
+            environment=environment,
+            kill_leftovers=kill_leftovers,
+            now=now,
+            load_inputs=self._load_inputs,
+            record_signals=self._record_signals,
+        )
+
+    def run(self, lock: FileLock) -> None:
+        """Wait for the lock of the data directory, then run jobs until `stop`."""
+        while not lock.acquire(wait=False):
+            if self._stopped.wait(TICK):
+                return
+        try:
+            self._run()
+        finally:
+            lock.release()
+
+    def _run(self) -> None:
+        inbox = self._inbox = self._hints.open_executor_inbox()
+        logger.info("executor %s runs up to %d jobs at a time", self._identity, self._slots.size)
+        trouble = _Trouble()
+        look = self._adopt_all
+        while not self._stopping:
+            with trouble.watched():
+                look()
+                look = self._look
+            inbox.wait(RETRY_PAUSE if trouble.is_on else TICK)
+        self._end()
+        inbox.close()
+
+    def stop(self) -> None:
+        """Have `run` return: at once, or with ``on_stop = kill`` when the jobs have ended.
+
+        May be called by a signal handler.
+        """
+        self._stopped.set()
+        if self._inbox is not None:
+            self._inbox.interrupt()
+
+    @property
+    def _stopping(self) -> bool:
+        return self._stopped.is_set()
+
+    def _look(self) -> None:
+        """Find something to do, and have it done."""
+        with self._database.read() as connection:
+            requests = store.list_cancel_requests(connection)
+            signals = store.list_signals(connection)
+            has_queued = store.has_queued(connection)
+        for number, request in requests.items():
+            if run := self._runs.get(number):
+                run.cancel(request)
+        if signals:
+            self._send(signals)
+        if has_queued:
+            self._claim()
+
+    def _claim(self) -> None:
+        free = self._slots.take_free()
+        if not free:
+            return
+        claimed: list[Job] = []
+        try:
+            with self._database.write() as connection:
+                claimed = store.claim_jobs(connection, self._identity, free, self._now())
+        except BaseException:
+            claimed = []  # rolled back, so they are queued as before
+            raise
+        finally:
+            self._slots.give(free - len(claimed))
+        for job in claimed:
+            self._start(job, Run.execute)
+
+    def _send(self, signals: list[tuple[int, int, int]]) -> None:
+        with self._database.write() as connection:
+            # First forgotten, then sent: never twice, and a signal that is
+            # lost in a crash of the executor is one that nobody was promised.
+            store.remove_signals(connection, [row for row, _, _ in signals])
+        for _, number, sent in signals:
+            if run := self._runs.get(number):
+                run.send(sent)
+
+    def _adopt_all(self) -> None:
+        """Take over what an executor before us has left running."""
+        with self._database.write() as connection:
+            jobs = store.take_over_jobs(connection, self._identity)
+        for job in jobs:
+            self._slots.take_one_more()
+            self._start(job, Run.adopt)
+        self._look()
+
+    def _start(self, job: Job, how: Callable[[Run], JobEnd | None]) -> None:
+        run = Run(job, self._around)
+        self._runs[job.number] = run
+        self._threads.start(partial(self._work, run, how))
+
+    def _work(self, run: Run, how: Callable[[Run], JobEnd | None]) -> None:
+        """Run jobs one after the other in a slot, until the queue is empty. The thread's main function."""
+        following = self._run_one(run, how)
+        while following is not None:
+            run = Run(following, self._around)
+            self._runs[following.number] = run
+            following = self._run_one(run, Run.execute)
+        self._slots.give(1)
+
+    def _run_one(self, run: Run, how: Callable[[Run], JobEnd | None]) -> Job | None:
+        """Run a job to its end; return the next one for this slot, claimed in the same transaction."""
+        log.JOB.set(run.job.number)
+        following = None
+        try:
+            if self._stopping and how is Run.execute:
+                raise NeverStarted  # claimed while the executor was told to stop
+            end = self._execute(run, how)
+            if end is not None:
+                following = self._finish(run, end)
+        except NeverStarted:
+            self._requeue(run)
+        finally:
+            del self._runs[run.job.number]
+            log.JOB.set(None)
+        return following
+
+    def _execute(self, run: Run, how: Callable[[Run], JobEnd | None]) -> JobEnd | None:
+        try:
+            end = how(run)
+        except NeverStarted:
+            raise
+        except StorageError as error:
+            # Only what comes before the start reads the database.
+            logger.warning("can't read what came with the job, trying again: %s", error)
+            time.sleep(RETRY_PAUSE)
+            raise NeverStarted from error
+        except Exception as error:
+            # A mistake of ours must not leave a job running for ever.
+            logger.exception("the run of the job has failed")
+            run.kill()
+            return JobEnd(
+                JobState.LOST, self._now(), error=JobError(ErrorCode.WORKER_LOST, f"internal error: {error!r}")
+            )
+        if end is None:
+            run.leave()
+        return end
+
+    def _finish(self, run: Run, end: JobEnd) -> Job | None:
+        """Write the end down, however long that takes; then reap, and tell who waits."""
+
+        def write(connection: Connection) -> tuple[bool, list[Job]]:
+            ended = store.finish_job(connection, run.job.number, self._identity, end)
+            if self._stopping or self._slots.overbooked:
+                return ended, []
+            return ended, store.claim_jobs(connection, self._identity, 1, self._now())
+
+        written = self._persist(write)
+        if written is None:
+            run.leave()  # the zombie keeps the status for whoever comes next
+            return None
+        ended, following = written
+        if ended:
+            logger.info("%s", describe(end))
+            self._hints.job_ended(run.job.id)
+        run.release()
+        return following[0] if following else None
+
+    def _requeue(self, run: Run) -> None:
+        """Put a job back for which no process was made."""
+        run.leave()
+        if self._persist(lambda connection: store.requeue_job(connection, run.job.number, self._identity)):
+            logger.info("was claimed but never started; queued again")
+            self._hints.wake_executor()
+
+    def _persist(self, write: Callable[[Connection], T]) -> T | None:
+        """Write, and try again until the storage takes it; None when the executor was stopped before."""
+        while True:
+            try:
+                with self._database.write() as connection:
+                    return write(connection)
+            except StorageError as error:
+                logger.warning("can't write what became of the job, trying again: %s", error)
+                if self._stopping:
+                    return None
+                time.sleep(RETRY_PAUSE)
+
+    def _end(self) -> None:
+        """Give running jobs up, or end them; return when all threads have."""
+        if self._kill_on_stop:
+            request = CancelRequest(by="service", at=self._now(), signal=signal.SIGTERM)
+            numbers = list(self._runs)
+            self._persist(lambda connection: [store.cancel_running(connection, number, request) for number in numbers])
+            for run in list(self._runs.values()):
+                run.cancel(request)
+        else:
+            for run in list(self._runs.values()):
+                run.give_up()
+        self._threads.join()
+        logger.info("executor %s has stopped", self._identity)
+
+    def _load_inputs(self, number: int) -> list[Input]:
+        with self._database.read() as connection:
+            return store.load_inputs(connection, number)
+
+    def _record_signals(self, number: int, signals: tuple[SentSignal, ...]) -> None:
+        try:
+            with self._database.write() as connection:
+                store.record_signals(connection, number, self._identity, signals)
+        except StorageError as error:
+            # The row will have them when the job has ended.
+            logger.warning("can't write down the signals of the job: %s", error)
+
+
+class _Trouble:
+    """Says once that the storage refuses, and once that it is back."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        try:
+            yield
+        except StorageError as error:
+            if not self.is_on:
+                logger.error("the storage refuses, trying again every %g s: %s", RETRY_PAUSE, error)  # noqa: TRY400
+            self.is_on = True
+        else:
+            if self.is_on:
+                logger.info("the storage is back")
+            self.is_on = False
+
+
+def describe(end: JobEnd) -> str:
+    """Say in a few words how a job ended."""
+    words = [end.state.value]
+    if end.status is not None:
+        status = end.status
+        words.append(signal_name(status.signal) if status.signal is not None else f"exit code {status.code}")
+    if end.error is not None:
+        words.append(f"{end.error.code.value}: {end.error.detail}")
+    return ", ".join(words)

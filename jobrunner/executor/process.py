@@ -1,0 +1,285 @@
+"""Processes of jobs: our own children, and those that another executor started.
+
+The only module that starts processes for jobs. A signal is a request: only
+the exit status that the kernel reports decides how a process ended.
+"""
+
+import errno
+import fcntl
+import os
+import select
+import struct
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import Protocol
+
+from jobrunner.domain.exitstatus import ExitStatus
+from jobrunner.domain.job import ErrorCode, JobError
+from jobrunner.domain.spec import RESERVED_ENV_PREFIX
+from jobrunner.spool import JobStreams, ProcessRecord
+
+COOKIE = f"{RESERVED_ENV_PREFIX}ID"
+"""The environment variable that tells, of any process, which job it belongs to."""
+
+
+class SpawnError(Exception):
+    """A process could not be made."""
+
+    def __init__(self, error: JobError) -> None:
+        super().__init__(error.detail)
+        self.error = error
+
+
+class StatusUnknown(Exception):
+    """A process has ended, and nobody can tell how."""
+
+
+class Process(Protocol):
+    """A process that leads the session of a job."""
+
+    pidfd: int
+    """Readable once the process has ended."""
+
+    def exit_status(self) -> ExitStatus | None:
+        """Return how it ended, without reaping it; None while it runs.
+
+        Raises:
+            StatusUnknown: it has ended, but its status can't be learnt any more.
+        """
+
+    def signal_group(self, number: int) -> bool:
+        """Send a signal to everything in its process group. False when nobody was there."""
+
+    def release(self) -> None:
+        """Reap it, if it is ours, and close the descriptor."""
+
+    def leave(self) -> None:
+        """Close the descriptor, and let it run on without us; whoever takes over finds it by its record."""
+
+
+class ChildProcess:
+    """A process that this executor has started."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen = popen
+        self.pid = popen.pid
+        # Nobody reaps our child before `release`, so the pid is still its own.
+        self.pidfd = os.pidfd_open(popen.pid)
+
+    def exit_status(self) -> ExitStatus | None:
+        """See `Process`. The zombie stays, so that whoever comes after a crash still finds the status."""
+        info = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        return ExitStatus.from_siginfo(info.si_code, info.si_status) if info else None
+
+    def signal_group(self, number: int) -> bool:
+        """See `Process`. Until it is reaped the pid, and so the group's id, can't be given to another."""
+        return _signal_group(self.pid, number)
+
+    def release(self) -> None:
+        """See `Process`."""
+        os.close(self.pidfd)
+        self._popen.wait()
+
+    def leave(self) -> None:
+        """See `Process`."""
+        os.close(self.pidfd)
+        # Else subprocess would reap it, and with it the status, at the start of some other process.
+        self._popen.returncode = -1
+
+
+class AdoptedProcess:
+    """A process that an executor before us has started: not our child, so not ours to reap."""
+
+    def __init__(self, record: ProcessRecord, pidfd: int) -> None:
+        self.pid = record.pid
+        self.pidfd = pidfd
+        self._start_ticks = record.start_ticks
+
+    def exit_status(self) -> ExitStatus | None:
+        """See `Process`. A zombie shows its status in /proc; once reaped, the kernel still tells (Linux ≥ 6.15)."""
+        if not _is_readable(self.pidfd):
+            return None
+        stat = _read_stat(self.pid)
+        if stat is not None and stat.start_ticks == self._start_ticks:
+            return ExitStatus.from_wait_status(stat.exit_code)
+        status = _pidfd_exit_status(self.pidfd)
+        if status is None:
+            raise StatusUnknown
+        return status
+
+    def signal_group(self, number: int) -> bool:
+        """See `Process`. Once it has ended its pid may be another's, so nothing is sent then."""
+        return not _is_readable(self.pidfd) and _signal_group(self.pid, number)
+
+    def release(self) -> None:
+        """See `Process`."""
+        os.close(self.pidfd)
+
+    leave = release
+
+
+def spawn(argv: Sequence[str], *, cwd: str, env: Mapping[str, str], streams: JobStreams) -> ChildProcess:
+    """Start a process as the leader of a new session.
+
+    Args:
+        argv: a program without a slash is looked for in the ``PATH`` of ``env``.
+        cwd: where it starts.
+        env: its whole environment.
+        streams: its standard streams; still the caller's to close.
+
+    Raises:
+        SpawnError: with the system's words.
+    """
+    for attempt in range(_BUSY_ATTEMPTS):
+        try:
+            popen = subprocess.Popen(
+                argv,
+                cwd=cwd,
+                env=env,
+                stdin=streams.stdin,
+                stdout=streams.stdout,
+                stderr=streams.stderr,
+                start_new_session=True,
+            )
+        except OSError as error:
+            # A script that was just written may still be open for writing in
+            # a child that another thread is starting at this moment.
+            if error.errno == errno.ETXTBSY and attempt + 1 < _BUSY_ATTEMPTS:
+                time.sleep(0.01)
+                continue
+            raise SpawnError(_explain(error, argv[0], cwd)) from error
+        except (ValueError, subprocess.SubprocessError) as error:
+            raise SpawnError(JobError(ErrorCode.SPAWN_FAILED, str(error))) from error
+        return ChildProcess(popen)
+    raise AssertionError("unreachable")
+
+
+_BUSY_ATTEMPTS = 50
+
+_CODES = {
+    errno.ENOENT: ErrorCode.NOT_FOUND,
+    errno.ENOTDIR: ErrorCode.NOT_FOUND,
+    errno.EACCES: ErrorCode.PERMISSION_DENIED,
+    errno.EPERM: ErrorCode.PERMISSION_DENIED,
+    errno.ENOEXEC: ErrorCode.EXEC_FORMAT,
+    errno.E2BIG: ErrorCode.ARGUMENTS_TOO_LONG,
+    errno.ENOSPC: ErrorCode.NO_SPACE,
+}
+
+
+def explain_os_error(error: OSError) -> JobError:
+    """Put what the system says into a job's words."""
+    code = _CODES.get(error.errno or 0, ErrorCode.SPAWN_FAILED)
+    where = f": {os.fsdecode(error.filename)}" if error.filename is not None else ""
+    return JobError(code, f"{error.strerror or error}{where}")
+
+
+def _explain(error: OSError, program: str, cwd: str) -> JobError:
+    # subprocess names the directory when the child did not get as far as exec.
+    if error.filename == cwd and cwd != program:
+        return JobError(ErrorCode.BAD_CWD, f"{error.strerror}: {cwd}")
+    explained = explain_os_error(error)
+    if error.errno == errno.ENOENT and "/" in program and os.path.exists(os.path.join(cwd, program)):
+        return JobError(explained.code, f"{explained.detail} (the file is there; the interpreter it names is not)")
+    return explained
+
+
+def identify(process: ChildProcess) -> ProcessRecord:
+    """Describe a child so that it can be found again after a crash of the executor."""
+    stat = _read_stat(process.pid)
+    assert stat is not None, "a child that was not reaped has a line in /proc"
+    return ProcessRecord(process.pid, stat.start_ticks, boot_id())
+
+
+def adopt(record: ProcessRecord) -> AdoptedProcess | None:
+    """Take hold of a process by its record; None when it is gone."""
+    try:
+        pidfd = os.pidfd_open(record.pid)
+    except ProcessLookupError:
+        return None
+    # First the descriptor, then the check: from here on the pid can't change hands unseen.
+    stat = _read_stat(record.pid)
+    if record.boot_id != boot_id() or stat is None or stat.start_ticks != record.start_ticks:
+        os.close(pidfd)
+        return None
+    return AdoptedProcess(record, pidfd)
+
+
+def find_by_cookie(job_id: str) -> ProcessRecord | None:
+    """Look for a process of this job that leads a session, of which no record was written."""
+    cookie = f"{COOKIE}={job_id}".encode()
+    for pid in _all_pids():
+        with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+            if cookie in file.read().split(b"\0"):
+                stat = _read_stat(pid)
+                if stat is not None and stat.session == pid:
+                    return ProcessRecord(pid, stat.start_ticks, boot_id())
+    return None
+
+
+@cache
+def boot_id() -> str:
+    """Return what tells one boot of this machine from another."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+class _Stat:
+    """What ``/proc/PID/stat`` tells (proc(5))."""
+
+    def __init__(self, line: bytes) -> None:
+        # The second field is the program's name, in parentheses, and may hold anything.
+        fields = line[line.rindex(b")") + 2 :].split()
+        self.session = int(fields[3])
+        self.start_ticks = int(fields[19])
+        self.exit_code = int(fields[49])
+
+
+def _read_stat(pid: int) -> _Stat | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return _Stat(file.read())
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _all_pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def _signal_group(pgid: int, number: int) -> bool:
+    try:
+        os.killpg(pgid, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return False  # what is left has become another user's
+    return True
+
+
+def _is_readable(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd)
+    return bool(poll.poll(0))
+
+
+# include/uapi/linux/pidfd.h: PIDFD_GET_INFO is _IOWR(0xFF, 11, struct pidfd_info).
+_PIDFD_INFO_SIZE = 64
+_PIDFD_INFO_EXIT = 1 << 3
+_PIDFD_GET_INFO = 3 << 30 | _PIDFD_INFO_SIZE << 16 | 0xFF << 8 | 11
+
+
+def _pidfd_exit_status(pidfd: int) -> ExitStatus | None:
+    """Ask the kernel how a process ended that need not be our child; None: not yet, or a kernel that can't tell."""
+    buffer = bytearray(_PIDFD_INFO_SIZE)
+    struct.pack_into("=Q", buffer, 0, _PIDFD_INFO_EXIT)
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, buffer)
+    except OSError:
+        return None
+    if not struct.unpack_from("=Q", buffer)[0] & _PIDFD_INFO_EXIT:
+        return None
+    return ExitStatus.from_wait_status(struct.unpack_from("=i", buffer, _PIDFD_INFO_SIZE - 4)[0])

@@ -1,0 +1,282 @@
+"""One job from its claim to its end: straight-line code on a thread of its own."""
+
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Protocol
+
+from jobrunner.clock import Now
+from jobrunner.domain.exitstatus import ExitStatus, signal_name
+from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError, SentSignal
+from jobrunner.domain.spec import Input, InputKind
+from jobrunner.domain.states import JobState
+from jobrunner.executor import process as processes
+from jobrunner.executor.process import COOKIE, ChildProcess, Process, SpawnError, StatusUnknown
+from jobrunner.spool import Spool, Stream
+
+logger = logging.getLogger("jobrunner.executor")
+
+_LOST = JobError(ErrorCode.WORKER_LOST, "the process ended while no executor watched it, and its exit status is gone")
+
+
+class _Reason(Enum):
+    """Why a process was told to end."""
+
+    CANCEL = JobState.CANCELED
+    TIMEOUT = JobState.TIMED_OUT
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every run of an executor shares.
+
+    Attributes:
+        environment: the base environment of jobs.
+        kill_leftovers: whether to end what an ended job left in its process group.
+        load_inputs: what came with the submission of a job, by its number.
+        record_signals: writes down which signals a job has been sent.
+    """
+
+    spool: Spool
+    environment: Mapping[str, str]
+    kill_leftovers: bool
+    now: Now
+    load_inputs: Callable[[int], list[Input]]
+    record_signals: "RecordSignals"
+
+
+class RecordSignals(Protocol):
+    """Writes down which signals a job has been sent so far."""
+
+    def __call__(self, number: int, signals: tuple[SentSignal, ...]) -> None:
+        """Write; it is no harm when that fails."""
+
+
+class Run:
+    """One job, watched by one thread; the others may only call `cancel`, `send` and `give_up`."""
+
+    def __init__(self, job: Job, around: Surroundings) -> None:
+        assert job.started_at is not None
+        self.job = job
+        self._around = around
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._process: Process | None = None
+        self._reason: _Reason | None = None
+        self._kill_at: float | None = None  # monotonic
+        self._sent = list(job.signals)
+        self._accepted: CancelRequest | None = None
+        self._wanted: CancelRequest | None = None
+        self._to_send: list[int] = []
+        self._given_up = False
+        # The row has an absolute time; inside a process only the monotonic
+        # clock counts, so that a jump of the wall clock ends no job.
+        left = job.spec.timeout - (around.now() - job.started_at).total_seconds()
+        self._deadline = time.monotonic() + left
+
+    # ── from other threads ──
+
+    def cancel(self, request: CancelRequest) -> None:
+        """Have the job ended. The same request twice changes nothing; a newer one may hurry it."""
+        self._wanted = request
+        os.eventfd_write(self._wake, 1)
+
+    def send(self, number: int) -> None:
+        """Have a signal sent to the job's process group."""
+        self._to_send.append(number)
+        os.eventfd_write(self._wake, 1)
+
+    def give_up(self) -> None:
+        """Stop watching; the job runs on, and whoever comes next adopts it."""
+        self._given_up = True
+        os.eventfd_write(self._wake, 1)
+
+    # ── on the job's own thread ──
+
+    def execute(self) -> JobEnd | None:
+        """Start the job and watch it to its end.
+
+        Returns:
+            How it ended, while its process is still a zombie: call `release`
+            once that is written down. None when the run was given up.
+        """
+        try:
+            self._start()
+        except SpawnError as error:
+            return self._end(JobState.FAILED, error=error.error)
+        except OSError as error:
+            return self._end(JobState.FAILED, error=processes.explain_os_error(error))
+        return self._watch()
+
+    def adopt(self) -> JobEnd | None:
+        """Watch a job that another executor has started. As `execute`, from there on.
+
+        Raises:
+            NeverStarted: no process was ever made for it.
+        """
+        spool = self._around.spool
+        record = spool.load_process(self.job.id) or processes.find_by_cookie(self.job.id)
+        if record is None and not spool.was_started(self.job.id):
+            raise NeverStarted
+        if record is not None and record.boot_id != processes.boot_id():
+            return self._end(JobState.LOST, error=JobError(ErrorCode.HOST_REBOOTED, "the machine was started anew"))
+        self._process = processes.adopt(record) if record is not None else None
+        if self._process is None:
+            return self._end(JobState.LOST, error=_LOST)
+        logger.info("adopted process %d", record.pid if record else 0)
+        self._resume()
+        return self._watch()
+
+    def release(self) -> None:
+        """Reap the process and give the descriptors back."""
+        if self._process is not None:
+            self._process.release()
+        os.close(self._wake)
+
+    def leave(self) -> None:
+        """Give the descriptors back, but leave the process to whoever comes next."""
+        if self._process is not None:
+            self._process.leave()
+        os.close(self._wake)
+
+    def kill(self) -> None:
+        """End everything in the process group at once: for when the run itself has failed."""
+        if self._process is not None:
+            self._process.signal_group(signal.SIGKILL)
+
+    def _start(self) -> None:
+        job, spool = self.job, self._around.spool
+        spec = job.spec
+        spool.prepare(job.id, self._around.load_inputs(job.number) if spec.inputs else ())
+        scratch = spool.scratch(job.id)
+        environment = {**self._around.environment, **spec.env, COOKIE: job.id, "JOBRUNNER_JOB_NUMBER": str(job.number)}
+        has_stdin = bool(spec.input_info(InputKind.STDIN))
+        with spool.open_streams(job.id, stdin=has_stdin, merge_stderr=spec.merge_stderr) as streams:
+            child = processes.spawn(
+                spec.command_line(spool.source(job.id)),
+                cwd=os.path.join(scratch, spec.cwd) if spec.cwd else scratch,
+                env=environment,
+                streams=streams,
+            )
+        self._process = child
+        self._record(child)
+
+    def _record(self, child: ChildProcess) -> None:
+        try:
+            self._around.spool.record_process(self.job.id, processes.identify(child))
+        except OSError as error:
+            # A full disk must not end a job that runs; after a crash its cookie tells who it is.
+            logger.warning("can't write down the process: %s", error)
+
+    def _resume(self) -> None:
+        """Go on where the executor before us was, by what it has written down."""
+        if not self._sent:
+            return
+        first, request = self._sent[0], self.job.cancel
+        self._accepted = request
+        self._reason = _Reason.CANCEL if request else _Reason.TIMEOUT
+        if any(sent.signal == signal.SIGKILL for sent in self._sent):
+            return
+        grace = self._grace(request)
+        self._kill_at = time.monotonic() + grace - (self._around.now() - first.at).total_seconds()
+
+    def _watch(self) -> JobEnd | None:
+        assert self._process is not None
+        poll = select.poll()
+        poll.register(self._process.pidfd, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        while not self._given_up:
+            try:
+                status = self._process.exit_status()
+            except StatusUnknown:
+                return self._end(JobState.LOST, error=_LOST)
+            if status is not None:
+                return self._ended(status)
+            self._act()
+            poll.poll(self._pause() * 1000)
+            with suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
+        return None
+
+    def _pause(self) -> float:
+        """Return the seconds until something is due."""
+        due = [at for at in (self._kill_at, self._deadline if self._reason is None else None) if at is not None]
+        # A little late rather than early; and never longer than poll(2) takes.
+        return min(max(min(due) - time.monotonic(), 0) + 0.001, 86400.0) if due else 86400.0
+
+    def _act(self) -> None:
+        """Do what is due: signals asked for, a cancel, the deadline, the end of the grace period."""
+        while self._to_send:
+            self._signal(self._to_send.pop(0), note=False)
+        wanted = self._wanted
+        if wanted is not None and wanted != self._accepted:
+            self._accept(wanted)
+        elif self._reason is None and time.monotonic() >= self._deadline:
+            self._reason = _Reason.TIMEOUT
+            logger.info("timed out after %g s", self.job.spec.timeout)
+            self._signal(signal.SIGTERM)
+            self._kill_at = time.monotonic() + self.job.spec.grace
+        if self._kill_at is not None and time.monotonic() >= self._kill_at:
+            self._kill_at = None
+            self._signal(signal.SIGKILL)
+
+    def _accept(self, request: CancelRequest) -> None:
+        before, self._accepted = self._accepted, request
+        if self._reason is None:
+            self._reason = _Reason.CANCEL
+            logger.info("canceled by %s", request.by)
+        if before is None or before.signal != request.signal:
+            self._signal(request.signal)
+        if any(sent.signal == signal.SIGKILL for sent in self._sent):
+            return
+        kill_at = time.monotonic() + self._grace(request)
+        self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
+
+    def _grace(self, request: CancelRequest | None) -> float:
+        return request.grace if request is not None and request.grace is not None else self.job.spec.grace
+
+    def _signal(self, number: int, *, note: bool = True) -> None:
+        assert self._process is not None
+        if self._process.signal_group(number):
+            logger.info("sent %s", signal_name(number))
+        if note:
+            self._sent.append(SentSignal(number, self._around.now()))
+            self._around.record_signals(self.job.number, tuple(self._sent))
+
+    def _ended(self, status: ExitStatus) -> JobEnd:
+        if self._around.kill_leftovers and self._process is not None:
+            # Before it is reaped: until then its pid, so the id of the group, is its own.
+            self._process.signal_group(signal.SIGKILL)
+        if self._reason is not None:
+            state: JobState = self._reason.value
+        else:
+            state = JobState.SUCCEEDED if status.ok else JobState.FAILED
+        return self._end(state, status=status)
+
+    def _end(self, state: JobState, *, status: ExitStatus | None = None, error: JobError | None = None) -> JobEnd:
+        spool, job_id = self._around.spool, self.job.id
+        return JobEnd(
+            state=state,
+            finished_at=self._finished_at(),
+            status=status,
+            error=error,
+            signals=tuple(self._sent),
+            stdout_bytes=spool.size(job_id, Stream.STDOUT),
+            stderr_bytes=spool.size(job_id, Stream.STDERR),
+            disk_bytes=spool.disk_bytes(job_id),
+        )
+
+    def _finished_at(self) -> datetime:
+        """Return the time, but never one before the start, whatever the wall clock did."""
+        assert self.job.started_at is not None
+        return max(self._around.now(), self.job.started_at)
+
+
+class NeverStarted(Exception):
+    """A job was claimed, but its process was never made."""

@@ -1,0 +1,57 @@
+"""gunicorn's settings, from ours: ``gunicorn -c python:jobrunner.gunicorn_conf wsgi:app``.
+
+``jobrunner serve`` uses them; a ``gunicorn.conf.py`` beside ``wsgi.py`` imports
+them, so that a plain ``gunicorn wsgi:app`` there has them too. What is given on
+gunicorn's command line wins.
+"""
+
+import gc
+import os
+from typing import Any
+
+from jobrunner.config import load_config
+from jobrunner.log import logging_config
+
+_config = load_config()
+_server = _config.server
+
+bind = _config.bind
+workers = _server.workers
+worker_class = "jobrunner.gunicorn_worker.PatientWorker"
+# Those that wait for jobs come on top, so that they never take the place of
+# ordinary requests.
+threads = _server.threads + _server.waiters_per_worker
+worker_connections = 1000
+keepalive = 15
+graceful_timeout = 30
+# gunicorn would open one in the home directory, the same for two instances,
+# through which anybody of this user can change the number of workers.
+control_socket_disable = True
+# The heartbeat of a worker is a file it touches: not on a disk.
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112, S108 gunicorn wants a str
+limit_request_line = 8190
+logconfig_dict = logging_config(_config.logging.format, _config.logging.level)
+
+
+def when_ready(server: Any) -> None:  # noqa: ARG001 gunicorn's signature
+    """Leave the application's objects alone, if it was preloaded: workers then share their pages."""
+    gc.collect()
+    gc.freeze()
+
+
+def post_worker_init(worker: Any) -> None:
+    """Start in a worker what does not survive a fork, and tell it how to stop."""
+    parts = worker.wsgi.extensions["jobrunner"]
+    # gunicorn's command line may have set fewer threads; waiters must not take all of them.
+    parts.waiters.limit_to(max(worker.cfg.threads - _server.threads, worker.cfg.threads // 2))
+    worker.on_stop = parts.waiters.close
+    embedded = worker.wsgi.extensions.get("jobrunner.executor")
+    if embedded is not None:
+        embedded.ensure_started()
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Give running jobs to the worker that takes over."""
+    embedded = getattr(worker, "wsgi", None) and worker.wsgi.extensions.get("jobrunner.executor")
+    if embedded:
+        embedded.stop()

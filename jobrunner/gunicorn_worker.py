@@ -1,0 +1,148 @@
+"""A gunicorn thread worker that gives a thread only to a client that has something to say.
+
+gunicorn's own (27.0) hands each accepted connection to a thread, which waits up
+to five seconds for the first byte: as many idle connections as there are
+threads, and nobody else is answered. Browsers and HTTP clients open such spare
+connections by themselves. It also closes connections in its main loop with
+blocking reads, so that one client that does not close its end stops all others.
+
+Here the main loop holds every connection that waits for its client: for the
+first byte, for the next request, for the client's end. That costs a
+descriptor and no thread. For plain HTTP/1; relies on gunicorn's internals,
+hence the bounds of its version in ``setup.cfg``.
+"""
+
+import errno
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from selectors import EVENT_READ
+from typing import Any
+
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+FIRST_BYTE_SECONDS = 10.0
+"""How long a new connection may say nothing."""
+
+LINGER_SECONDS = 2.0
+"""How long to wait for the client's end after ours (RFC 9112, section 9.6)."""
+
+STALL_SECONDS = 0.02
+"""When all threads are taken and none was given back for so long, new clients are left to the other workers."""
+
+_OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """See the module. `handle` alone runs on the pool's threads; all the rest in the main loop."""
+
+    on_stop: Callable[[], None] | None = None
+    """Called once when the worker is told to stop: has requests return that wait for something."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._waiting: dict[TConn, bool] = {}  # registered in the poller → whether it only lingers
+        self._busy = 0
+        self._last_done = 0.0
+        self._accept_again_at = 0.0
+        self._sweep_at = 0.0
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """Begin to stop."""
+        if self.alive and self.on_stop is not None:
+            self.on_stop()
+        super().handle_exit(sig, frame)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Take part in accepting, or not; the loop asks on each turn."""
+        super().set_accept_enabled(enabled and not self._is_stalled())
+
+    def _is_stalled(self) -> bool:
+        now = time.monotonic()
+        taken = self._busy >= self.cfg.threads and now - self._last_done > STALL_SECONDS
+        return taken or now < self._accept_again_at
+
+    def accept(self, listener: socket.socket) -> None:
+        """Take a new connection, unless another worker was faster."""
+        try:
+            client, address = listener.accept()
+        except OSError as error:
+            if error.errno in _OUT_OF_FILES:  # else the listener would be readable in a tight loop
+                self.log.error("can't accept connections: %s", error)  # noqa: TRY400
+                self._accept_again_at = time.monotonic() + 0.5
+                self.set_accept_enabled(enabled=False)
+            return
+        self.nr_conns += 1
+        self._await(TConn(self.cfg, client, address, listener.getsockname()), FIRST_BYTE_SECONDS)
+
+    def _await(self, conn: TConn, seconds: float, *, lingering: bool = False) -> None:
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + seconds
+        self._waiting[conn] = lingering
+        self.poller.register(conn.sock, EVENT_READ, partial(self._on_readable, conn))
+
+    def _on_readable(self, conn: TConn, _socket: object) -> None:
+        if self._waiting[conn]:
+            self._discard(conn)
+            return
+        self._forget(conn)
+        conn.data_ready = True
+        self._busy += 1
+        self.enqueue_req(conn)
+
+    def _discard(self, conn: TConn) -> None:
+        """Read on from a client whose connection is over, until it closes its end too."""
+        try:
+            if conn.sock.recv(65536):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._drop(conn)
+
+    def _forget(self, conn: TConn) -> None:
+        del self._waiting[conn]
+        self.poller.unregister(conn.sock)
+
+    def _drop(self, conn: TConn) -> None:
+        self._forget(conn)
+        self.nr_conns -= 1
+        conn.close()
+
+    def murder_pending(self) -> None:
+        """Close what has waited too long, and when stopping what says nothing; the loop calls it on each turn."""
+        now = time.monotonic()
+        if now < self._sweep_at and self.alive:
+            return
+        self._sweep_at = now + 0.25
+        for conn, lingering in list(self._waiting.items()):
+            if now >= conn.timeout or (not self.alive and not lingering and not _has_data(conn)):
+                self._drop(conn)
+
+    def finish_request(self, conn: TConn, future: "Future[bool]") -> None:
+        """Keep the connection for the next request, or say goodbye; after `handle`."""
+        self._busy -= 1
+        self._last_done = time.monotonic()
+        keep = not future.cancelled() and future.exception() is None and future.result()
+        try:
+            if keep and conn.parser.unreader.buf.getvalue():
+                self._busy += 1  # the next request was read with this one
+                self.enqueue_req(conn)
+            elif keep:
+                self._await(conn, self.cfg.keepalive)
+            else:
+                conn.sock.shutdown(socket.SHUT_WR)
+                self._await(conn, LINGER_SECONDS, lingering=True)
+        except OSError:  # the client, or the handler, has closed it
+            self.nr_conns -= 1
+            conn.close()
+
+
+def _has_data(conn: TConn) -> bool:
+    try:
+        return bool(conn.sock.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False

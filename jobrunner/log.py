@@ -1,0 +1,78 @@
+"""Logging: one line a record, as text or JSON, with the job's number on every line that is about one."""
+
+import json
+import logging
+import logging.config
+import time
+from contextvars import ContextVar
+
+JOB: ContextVar[int | None] = ContextVar("job", default=None)
+"""The number of the job that this thread is about."""
+
+
+class _JobFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not hasattr(record, "job"):
+            record.job = JOB.get()
+        return True
+
+
+class TextFormatter(logging.Formatter):
+    """``2026-01-31T12:00:00.123Z INFO jobrunner.executor [job 17] started``."""
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(about)s%(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write the record, on one line but for a traceback."""
+        job = getattr(record, "job", None)
+        record.about = f"[job {job}] " if job is not None else ""
+        return super().format(record)
+
+
+class JsonFormatter(TextFormatter):
+    """One JSON object a line: time, level, logger, job, message, traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write the record."""
+        fields = {
+            "time": self.formatTime(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "job": getattr(record, "job", None),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps({key: value for key, value in fields.items() if value is not None}, ensure_ascii=False)
+
+
+def logging_config(style: str, level: str) -> dict[str, object]:
+    """Return the configuration for `logging.config.dictConfig`, which gunicorn takes as well.
+
+    Args:
+        style: ``text`` or ``json``.
+        level: the least level that is written.
+    """
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "filters": {"job": {"()": _JobFilter}},
+        "formatters": {"line": {"()": JsonFormatter if style == "json" else TextFormatter}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["job"]}},
+        "root": {"level": level.upper(), "handlers": ["stderr"]},
+        "loggers": {
+            "gunicorn.error": {"level": level.upper(), "propagate": True},
+            "gunicorn.access": {"level": "WARNING", "propagate": True},
+            "alembic": {"level": "WARNING"},
+        },
+    }
+
+
+def set_up_logging(style: str, level: str) -> None:
+    """Send this process's log to stderr."""
+    logging.config.dictConfig(logging_config(style, level))

@@ -1,0 +1,1 @@
+"""What jobrunner does, one method a use case. Knows neither HTTP nor command lines."""

@@ -1,0 +1,156 @@
+"""Who is asking, and what they may do: tokens, and the one function that decides about jobs."""
+
+import hashlib
+import hmac
+import os
+import secrets
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobrunner.clock import Now
+from jobrunner.domain.errors import InvalidRequest, JobNotFound, TokenExists, TokenNotFound, Unauthenticated
+from jobrunner.domain.ids import parse_job_reference
+from jobrunner.domain.job import Job
+from jobrunner.store import jobs as job_store
+from jobrunner.store import tokens as store
+from jobrunner.store.engine import Connection, Database
+from jobrunner.store.tokens import Token
+
+CACHE_SECONDS = 2.0
+"""How long a revoked token may still be taken by a worker that knew it."""
+
+FIRST_NAME = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking: the name of their token. Every token is an administrator's: it sees and touches all jobs."""
+
+    name: str
+
+
+class Access:
+    """Decides about callers. One object serves all threads of a process."""
+
+    def __init__(self, database: Database, now: Now) -> None:
+        self._database = database
+        self._now = now
+        self._known: list[Token] = []
+        self._known_at = float("-inf")
+        self._lock = threading.Lock()
+
+    def authenticate(self, secret: str) -> Caller:
+        """Find out whose token this is.
+
+        Raises:
+            Unauthenticated: nobody's.
+        """
+        sha256 = _hash(secret)
+        if time.monotonic() - self._known_at < CACHE_SECONDS and (caller := self._match(sha256)):
+            return caller
+        with self._lock, self._database.read() as connection:
+            self._known = store.list_tokens(connection)
+            self._known_at = time.monotonic()
+        if caller := self._match(sha256):
+            return caller
+        raise Unauthenticated("this token is not known")
+
+    def job_for(self, connection: Connection, reference: str, caller: Caller) -> Job:
+        """Return a job that the caller may see and touch. Every path to a job goes through here.
+
+        Args:
+            connection: where to look.
+            reference: the job's uuid or number, as the client wrote it.
+            caller: who is asking.
+
+        Raises:
+            JobNotFound: no job has this id, or it is not the caller's.
+        """
+        del caller  # every token is an administrator's
+        key = parse_job_reference(reference)
+        job = job_store.find_job(connection, key) if key is not None else None
+        if job is None:
+            raise JobNotFound
+        return job
+
+    def _match(self, sha256: str) -> Caller | None:
+        # All of them are compared, each in constant time, so that the time
+        # taken tells nothing about the token that was nearly right.
+        found = None
+        for token in self._known:
+            if hmac.compare_digest(token.sha256, sha256):
+                found = Caller(token.name)
+        return found
+
+    # ── tokens ──
+
+    def create_token(self, name: str) -> str:
+        """Make a token; its text is returned now and never again.
+
+        Raises:
+            TokenExists: the name is taken.
+            InvalidRequest: the name can't be one.
+        """
+        if not name or len(name) > 128 or not name.isprintable():
+            raise InvalidRequest.at("#/name", "must have 1 to 128 printable characters")
+        secret = _make_secret()
+        with self._database.write(durable=True) as connection:
+            if store.has_token(connection, name):
+                raise TokenExists(name)
+            store.add_token(connection, Token(name, _hash(secret), self._now()))
+        return secret
+
+    def list_tokens(self) -> list[Token]:
+        """Return all tokens by name."""
+        with self._database.read() as connection:
+            return store.list_tokens(connection)
+
+    def revoke_token(self, name: str) -> None:
+        """Make a token worthless; running workers notice within `CACHE_SECONDS`.
+
+        Raises:
+            TokenNotFound: there is none of this name.
+        """
+        with self._database.write(durable=True) as connection:
+            if not store.remove_token(connection, name):
+                raise TokenNotFound(name)
+
+    def ensure_first_token(self, path: Path) -> bool:
+        """When there is no token at all, make the administrator's and write it to this file (0600).
+
+        Returns:
+            Whether one was made.
+        """
+        with self._database.read() as connection:
+            if store.list_tokens(connection):
+                return False
+        with self._database.write(durable=True) as connection:
+            if store.list_tokens(connection):
+                return False  # another process was faster
+            secret = _make_secret()
+            store.add_token(connection, Token(FIRST_NAME, _hash(secret), self._now()))
+            # Inside the transaction: a token whose file could not be written is never stored.
+            _write_secret(path, secret)
+        return True
+
+
+def _make_secret() -> str:
+    return f"jr_{secrets.token_urlsafe(32)}"
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode(errors="surrogateescape")).hexdigest()
+
+
+def _write_secret(path: Path, secret: str) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "w", encoding="ascii") as file:
+        os.fchmod(fd, 0o600)
+        file.write(secret + "\n")
+        file.flush()
+        os.fsync(fd)
+    new.rename(path)

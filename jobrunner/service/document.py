@@ -1,0 +1,96 @@
+"""The document of a job: what HTTP and the command line show of it."""
+
+from datetime import datetime
+from typing import Any
+
+from jobrunner.domain.exitstatus import signal_name
+from jobrunner.domain.job import CancelRequest, Job
+from jobrunner.domain.spec import InputKind
+from jobrunner.service.jobs import JobService
+from jobrunner.spool import Stream
+
+TEXT_MOST = 1 << 20
+"""Most bytes of a stream that a document includes: its tail, if it is longer."""
+
+
+def render_time(at: datetime | None) -> str | None:
+    """Write a time as RFC 3339 in UTC, with microseconds."""
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z") if at is not None else None
+
+
+def job_path(job: Job) -> str:
+    """Return where a job's document is."""
+    return f"/v1/jobs/{job.id}"
+
+
+def render_job(job: Job, jobs: JobService, *, include_output: bool = False) -> dict[str, Any]:
+    """Make the document of a job; ``jobs`` knows its files."""
+    spec, status = job.spec, job.status
+    exit_code = status.code if status else None
+    signal = signal_name(status.signal) if status and status.signal is not None else None
+    duration = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else None
+    return {
+        "id": job.id,
+        "number": job.number,
+        "name": spec.name,
+        "owner": job.owner,
+        "labels": spec.labels,
+        "api": job.api,
+        "state": job.state.value,
+        "priority": spec.priority.value,
+        "steps": [_render_step(job, jobs, exit_code, signal)],
+        "exit_code": exit_code,
+        "signal": signal,
+        "error": {"code": job.error.code.value, "detail": job.error.detail} if job.error else None,
+        "created_at": render_time(job.created_at),
+        "started_at": render_time(job.started_at),
+        "finished_at": render_time(job.finished_at),
+        "deadline_at": render_time(job.deadline_at),
+        "duration": duration,
+        "timeout": spec.timeout,
+        "grace": spec.grace,
+        "env_names": sorted(spec.env),
+        "stdin": {"bytes": sum(info.size for info in spec.input_info(InputKind.STDIN))},
+        "files": [{"name": info.name, "bytes": info.size} for info in spec.input_info(InputKind.FILE)],
+        "stdout": _render_stream(job, jobs, Stream.STDOUT, include_text=include_output),
+        "stderr": _render_stream(job, jobs, Stream.STDERR, include_text=include_output),
+        "cancel": _render_cancel(job, job.cancel) if job.cancel else None,
+    }
+
+
+def _render_step(job: Job, jobs: JobService, exit_code: int | None, signal: str | None) -> dict[str, Any]:
+    # A job that never started has done nothing: its step was skipped.
+    skipped = job.state.is_ended and job.started_at is None
+    return {
+        "index": 0,
+        "name": None,
+        "kind": job.spec.kind.value,
+        "argv": job.spec.command_line(jobs.source_path(job)),
+        "cwd": job.spec.cwd,
+        "state": "skipped" if skipped else job.state.value,
+        "exit_code": exit_code,
+        "signal": signal,
+        "started_at": render_time(job.started_at),
+        "finished_at": render_time(job.finished_at) if not skipped else None,
+    }
+
+
+def _render_stream(job: Job, jobs: JobService, stream: Stream, *, include_text: bool) -> dict[str, Any]:
+    size = jobs.output_bytes(job, stream)
+    document: dict[str, Any] = {"bytes": size, "dropped_bytes": 0, "href": f"{job_path(job)}/{stream.value}"}
+    if include_text:
+        offset = max(size - TEXT_MOST, 0)
+        with jobs.open_output(job, stream) as file:
+            file.seek(offset)
+            document["text"] = file.read(size - offset).decode(errors="replace")
+        document["text_offset"] = offset
+    return document
+
+
+def _render_cancel(job: Job, request: CancelRequest) -> dict[str, Any]:
+    return {
+        "by": request.by,
+        "at": render_time(request.at),
+        "signals": [{"signal": signal_name(sent.signal), "at": render_time(sent.at)} for sent in job.signals],
+        "escalated": len(job.signals) > 1 and job.signals[-1].signal == 9,
+    }

@@ -1,0 +1,139 @@
+"""Retention: forgets ended jobs beyond the configured limits, while the service runs."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from jobrunner.clock import Now
+from jobrunner.config import Gc
+from jobrunner.spool import Spool
+from jobrunner.store import jobs as store
+from jobrunner.store.engine import Database
+
+ORPHAN_AGE = 3600.0
+"""Seconds that a directory without a row is spared: its row may just be on its way."""
+
+_PAGE = 1000
+_BATCH = 50
+"""Jobs a transaction forgets: small, so that submissions get their turn in between."""
+
+_TOP = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """A job that is, or would be, forgotten.
+
+    Attributes:
+        reason: the limit it is beyond: ``keep``, ``max_age`` or ``max_bytes``.
+        disk_bytes: what its files hold.
+    """
+
+    number: int
+    id: str
+    reason: str
+    disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run of gc has done, or would do.
+
+    Attributes:
+        purged: the jobs, newest first.
+        orphans: directories of no job.
+        kept: ended jobs that stay.
+    """
+
+    purged: tuple[Purge, ...]
+    orphans: tuple[str, ...]
+    kept: int
+
+    @property
+    def freed_bytes(self) -> int:
+        """Disk blocks of the purged jobs, in bytes."""
+        return sum(purge.disk_bytes for purge in self.purged)
+
+
+class GcService:
+    """Purges ended jobs. Only one at a time should run in a data directory; its caller holds the lock."""
+
+    def __init__(self, database: Database, spool: Spool, now: Now) -> None:
+        self._database = database
+        self._spool = spool
+        self._now = now
+
+    def run(self, limits: Gc, *, dry_run: bool = False) -> Report:
+        """Purge what is beyond the limits, and directories that belong to no job.
+
+        Jobs that have not ended are never touched.
+
+        Args:
+            limits: what may stay.
+            dry_run: only tell.
+
+        Raises:
+            StorageError, OSError: it got as far as it got; running it again goes on.
+        """
+        kept, purges = self._judge(limits)
+        if not dry_run:
+            for start in range(0, len(purges), _BATCH):
+                self._purge(purges[start : start + _BATCH])
+        orphans = list(self._find_orphans())
+        if not dry_run:
+            for job_id in orphans:
+                self._spool.remove(job_id)
+        return Report(tuple(purges), tuple(orphans), kept)
+
+    def _judge(self, limits: Gc) -> tuple[int, list[Purge]]:
+        """Walk through the ended jobs, newest first, and find those beyond a limit."""
+        oldest = self._now() - timedelta(seconds=min(limits.max_age, 1e9))
+        kept, kept_bytes = 0, 0
+        purges: list[Purge] = []
+        for number, job_id, finished_at, disk_bytes in self._ended_jobs():
+            if kept >= limits.keep:
+                reason = "keep"
+            elif finished_at < oldest:
+                reason = "max_age"
+            elif kept_bytes + disk_bytes > limits.max_bytes:
+                reason = "max_bytes"
+            else:
+                kept += 1
+                kept_bytes += disk_bytes
+                continue
+            purges.append(Purge(number, job_id, reason, disk_bytes))
+        return kept, purges
+
+    def _ended_jobs(self) -> Iterator[store.Ended]:
+        before = _TOP
+        while True:
+            with self._database.read() as connection:
+                page = store.list_ended(connection, before=before, limit=_PAGE)
+            yield from page
+            if len(page) < _PAGE:
+                return
+            before = page[-1].number
+
+    def _purge(self, purges: list[Purge]) -> None:
+        with self._database.write() as connection:
+            gone = [purge for purge in purges if store.delete_ended_job(connection, purge.number)]
+        # After the rows: a crash in between leaves orphans, which the next run finds.
+        for purge in gone:
+            self._spool.remove(purge.id)
+
+    def _find_orphans(self) -> Iterator[str]:
+        old = time.time() - ORPHAN_AGE
+        batch: list[str] = []
+        for job_id, changed_at in self._spool.list_directories():
+            if changed_at < old:
+                batch.append(job_id)
+            if len(batch) == _PAGE:
+                yield from self._without_row(batch)
+                batch = []
+        yield from self._without_row(batch)
+
+    def _without_row(self, ids: list[str]) -> list[str]:
+        with self._database.read() as connection:
+            existing = store.existing_ids(connection, ids)
+        return [job_id for job_id in ids if job_id not in existing]

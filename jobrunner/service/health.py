@@ -1,0 +1,80 @@
+"""Whether the service can do its work, and how much of it there is."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobrunner.domain.errors import StorageError, StorageFull
+from jobrunner.domain.states import JobState
+from jobrunner.locks import is_locked
+from jobrunner.store import jobs as store
+from jobrunner.store.engine import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """How much there is to do, and how much is kept.
+
+    Attributes:
+        spool_bytes: disk blocks of ended jobs, as they were when they ended.
+        free_bytes: what the file system of the data directory has left for this user.
+    """
+
+    states: dict[JobState, int]
+    slots: int
+    spool_bytes: int
+    free_bytes: int
+
+
+class HealthService:
+    """Looks at the parts of the service."""
+
+    def __init__(
+        self, database: Database, data_dir: Path, executor_lock: Path, *, min_free_bytes: int, slots: int
+    ) -> None:
+        self._database = database
+        self._data_dir = data_dir
+        self._executor_lock = executor_lock
+        self._min_free_bytes = min_free_bytes
+        self._slots = slots
+
+    def check_space(self) -> None:
+        """Refuse when the disk is nearly full: what runs needs what is left.
+
+        Raises:
+            StorageFull: less than ``min_free_bytes`` are free.
+        """
+        free = self._free_bytes()
+        if free < self._min_free_bytes:
+            least = self._min_free_bytes
+            raise StorageFull(
+                f"{free} bytes are free in the data directory, less than [storage] min_free_bytes = {least}"
+            )
+
+    def check(self) -> dict[str, str | None]:
+        """Look at everything that is needed; None is well, a text says what is not."""
+        alive = is_locked(self._executor_lock)
+        return {
+            "database": _words(self._database.check_writable),
+            "disk": _words(self.check_space),
+            "executor": None if alive else "no executor holds the lock of the data directory",
+        }
+
+    def stats(self) -> Stats:
+        """Count."""
+        with self._database.read() as connection:
+            states, spool_bytes = store.count_states(connection)
+        return Stats(states, self._slots, spool_bytes, self._free_bytes())
+
+    def _free_bytes(self) -> int:
+        status = os.statvfs(self._data_dir)
+        return status.f_bavail * status.f_frsize
+
+
+def _words(check: Callable[[], None]) -> str | None:
+    try:
+        check()
+    except StorageError as error:
+        return str(error)
+    return None

@@ -1,0 +1,220 @@
+"""The use cases of jobs. The same methods stand behind HTTP and the command line."""
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from jobrunner.clock import Now
+from jobrunner.domain.errors import InvalidRequest, JobNotEnded, JobNotFound, JobNotRunning
+from jobrunner.domain.exitstatus import parse_signal
+from jobrunner.domain.ids import make_job_id
+from jobrunner.domain.job import CancelRequest, Job, JobFilter, JobPage, NewJob
+from jobrunner.domain.spec import Input, JobSpec
+from jobrunner.domain.states import JobState
+from jobrunner.hints import Hints
+from jobrunner.service.access import Access, Caller
+from jobrunner.service.submission import SpecMaker, Submission
+from jobrunner.service.waiting import Waiters
+from jobrunner.spool import Spool, Stream
+from jobrunner.store import jobs as store
+from jobrunner.store.engine import Database
+from jobrunner.store.listing import list_jobs
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """How a caller wants a job to end; None takes SIGTERM and the job's own grace period."""
+
+    signal: str | None = None
+    grace: float | None = None
+
+
+class JobService:
+    """What can be done with jobs. One object serves all threads of a process.
+
+    ``api`` names the face that these jobs come through; ``check_space`` raises
+    `StorageFull` when nothing may be accepted.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        spool: Spool,
+        hints: Hints,
+        access: Access,
+        waiters: Waiters,
+        specs: SpecMaker,
+        *,
+        api: str,
+        check_space: Callable[[], None],
+        now: Now,
+    ) -> None:
+        self._database = database
+        self._spool = spool
+        self._hints = hints
+        self._access = access
+        self._waiters = waiters
+        self._specs = specs
+        self._api = api
+        self._check_space = check_space
+        self._now = now
+
+    def submit(self, asked: Submission, caller: Caller) -> Job:
+        """Queue a job; it is durable when this returns.
+
+        Raises:
+            InvalidRequest: with everything that is wrong.
+            ShellNotAllowed: policy refuses.
+            StorageError: nothing was stored.
+        """
+        spec, inputs = self._specs.make(asked)
+        return self._add(spec, inputs, caller)
+
+    def rerun(self, reference: str, caller: Caller) -> Job:
+        """Queue a new job with the specification and inputs of another.
+
+        Raises:
+            JobNotFound: there is none to see.
+            StorageError: nothing was stored.
+        """
+        with self._database.read() as connection:
+            job = self._access.job_for(connection, reference, caller)
+            inputs = store.load_inputs(connection, job.number)
+        return self._add(job.spec, inputs, caller)
+
+    def _add(self, spec: JobSpec, inputs: list[Input], caller: Caller) -> Job:
+        self._check_space()
+        now = self._now()
+        new = NewJob(
+            id=make_job_id(int(now.timestamp() * 1000)), owner=caller.name, api=self._api, created_at=now, spec=spec
+        )
+        with self._database.write(durable=True) as connection:
+            job = store.add_job(connection, new, inputs)
+        self._hints.wake_executor()
+        return job
+
+    def get(self, reference: str, caller: Caller) -> Job:
+        """Look a job up.
+
+        Raises:
+            JobNotFound: there is none to see.
+        """
+        with self._database.read() as connection:
+            return self._access.job_for(connection, reference, caller)
+
+    def list(self, wanted: JobFilter, caller: Caller, *, limit: int, before: int | None = None) -> JobPage:
+        """Return a page of the jobs that the caller may see, newest first."""
+        del caller  # every token is an administrator's
+        with self._database.read() as connection:
+            return list_jobs(connection, wanted, limit=limit, before=before)
+
+    def wait(self, job: Job, caller: Caller, seconds: float) -> Job:
+        """Return the job when it has ended, or after this many seconds as it is then.
+
+        Raises:
+            TooBusy: too many wait already.
+            JobNotFound: it was deleted meanwhile.
+        """
+        if job.state.is_ended or seconds <= 0:
+            return job
+        self._waiters.wait(job.id, lambda: self._has_ended(job.number), seconds)
+        return self.get(job.id, caller)
+
+    def _has_ended(self, number: int) -> bool:
+        with self._database.read() as connection:
+            state = store.find_state(connection, number)
+        return state is None or state.is_ended
+
+    def cancel(self, reference: str, caller: Caller, asked: CancelAsked) -> Job:
+        """Ask a job to end. Harmless to repeat; a running job may outlive the call by its grace period.
+
+        Raises:
+            InvalidRequest: there is no such signal, or the grace is out of range.
+            JobNotFound: there is none to see.
+        """
+        request = CancelRequest(
+            by=caller.name,
+            at=self._now(),
+            signal=_signal_number(asked.signal) if asked.signal else signal.SIGTERM,
+            grace=self._specs.checked_grace(asked.grace),
+        )
+        with self._database.write() as connection:
+            job = self._access.job_for(connection, reference, caller)
+            if store.cancel_queued(connection, job.number, request):
+                ended = True
+            else:
+                ended = False
+                store.cancel_running(connection, job.number, request)
+            job = self._access.job_for(connection, job.id, caller)
+        # Only once the request is committed: the process may die at once, and
+        # whoever reaps it must be able to read why.
+        if ended:
+            self._hints.job_ended(job.id)
+        else:
+            self._hints.wake_executor()
+        return job
+
+    def signal(self, reference: str, caller: Caller, name: str) -> Job:
+        """Send a signal to a running job's process group; it goes out soon after.
+
+        Raises:
+            InvalidRequest: there is no such signal.
+            JobNotFound: there is none to see.
+            JobNotRunning: it is queued or has ended.
+        """
+        number = _signal_number(name)
+        with self._database.write() as connection:
+            job = self._access.job_for(connection, reference, caller)
+            if job.state is not JobState.RUNNING:
+                raise JobNotRunning(job.state.value)
+            store.add_signal(connection, job.number, number)
+        self._hints.wake_executor()
+        return job
+
+    def delete(self, reference: str, caller: Caller, *, force: bool, patience: float) -> None:
+        """Forget a job and remove its files.
+
+        Args:
+            reference: which job.
+            caller: who is asking.
+            force: kill it first if it has not ended.
+            patience: seconds to wait for the end then.
+
+        Raises:
+            JobNotFound: there is none to see.
+            JobNotEnded: it has not ended (any more than ``patience`` seconds after the kill).
+            TooBusy: too many wait already.
+        """
+        job = self.get(reference, caller)
+        if force and not job.state.is_ended:
+            job = self.cancel(job.id, caller, CancelAsked(signal="SIGKILL", grace=0))
+            job = self.wait(job, caller, patience)
+        with self._database.write() as connection:
+            if not store.delete_ended_job(connection, job.number):
+                if store.find_state(connection, job.number) is None:
+                    raise JobNotFound
+                raise JobNotEnded
+        # After the row: a crash in between leaves a directory that gc removes.
+        self._spool.remove(job.id)
+
+    def output_bytes(self, job: Job, stream: Stream) -> int:
+        """Return the length of a stream: what was written when it ended, or what is there by now."""
+        if job.state.is_ended:
+            return job.stdout_bytes if stream is Stream.STDOUT else job.stderr_bytes
+        return self._spool.size(job.id, stream)
+
+    def open_output(self, job: Job, stream: Stream) -> BinaryIO:
+        """Open a stream for reading; the caller closes it."""
+        return self._spool.open_stream_file(job.id, stream)
+
+    def source_path(self, job: Job) -> str:
+        """Return where the text of a ``source`` job is, or will be, written."""
+        return self._spool.source(job.id)
+
+
+def _signal_number(name: str) -> int:
+    try:
+        return parse_signal(name)
+    except ValueError as error:
+        raise InvalidRequest.at("#/signal", str(error)) from None

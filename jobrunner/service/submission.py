@@ -1,0 +1,123 @@
+"""From what a client asked for to what will be run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from jobrunner.config import Executor, Policy
+from jobrunner.domain.errors import InvalidRequest, Problem, ShellNotAllowed
+from jobrunner.domain.spec import SHELL, Input, InputInfo, InputKind, JobSpec, StepKind, source_interpreter
+from jobrunner.domain.states import Priority
+from jobrunner.service.catalogue import Catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a client asked for, as it was asked; each face of the service makes one.
+
+    Attributes:
+        kind: in which way it says what to run.
+        words: for ``command`` the one text, for ``argv`` the words, for
+            ``script`` its name and arguments, for ``source`` nothing.
+        source: the text of a ``source``.
+        timeout, grace: seconds; None takes the configuration's.
+    """
+
+    kind: StepKind
+    words: tuple[str, ...] = ()
+    source: bytes = b""
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    stdin: bytes = b""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    merge_stderr: bool = False
+    timeout: float | None = None
+    grace: float | None = None
+    name: str | None = None
+    priority: Priority = Priority.NORMAL
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class SpecMaker:
+    """Applies configuration and policy to submissions."""
+
+    def __init__(self, limits: Executor, policy: Policy, catalogue: Catalogue) -> None:
+        self._limits = limits
+        self._policy = policy
+        self._catalogue = catalogue
+
+    def make(self, asked: Submission) -> tuple[JobSpec, list[Input]]:
+        """Return the specification of the job, and the content of what came with it.
+
+        Raises:
+            InvalidRequest: with everything that is wrong.
+            ShellNotAllowed: policy refuses.
+        """
+        if asked.kind.needs_shell and not self._policy.allow_shell:
+            raise ShellNotAllowed
+        problems = self._limit_problems(asked)
+        inputs = _inputs(asked)
+        spec = JobSpec(
+            kind=asked.kind,
+            argv=self._argv(asked, problems),
+            timeout=asked.timeout if asked.timeout is not None else self._limits.default_timeout,
+            grace=asked.grace if asked.grace is not None else self._limits.grace,
+            env=asked.env,
+            cwd=asked.cwd,
+            merge_stderr=asked.merge_stderr,
+            name=asked.name,
+            priority=asked.priority,
+            labels=asked.labels,
+            inputs=tuple(InputInfo(given.kind, given.name, len(given.content)) for given in inputs),
+        )
+        problems.extend(spec.problems())
+        if problems:
+            raise InvalidRequest(problems)
+        return spec, inputs
+
+    def _argv(self, asked: Submission, problems: list[Problem]) -> tuple[str, ...]:
+        match asked.kind:
+            case StepKind.COMMAND:
+                return (SHELL, "-c", *asked.words)
+            case StepKind.SCRIPT:
+                try:
+                    return (str(self._catalogue.find(asked.words[0])), *asked.words[1:])
+                except InvalidRequest as error:
+                    problems.extend(error.problems)
+                    return ("-",)
+            case StepKind.SOURCE:
+                return source_interpreter(asked.source)
+            case StepKind.ARGV:
+                return asked.words
+
+    def _limit_problems(self, asked: Submission) -> list[Problem]:
+        most = self._limits.max_timeout
+        problems: list[Problem] = []
+        if asked.timeout is not None and not 0 < asked.timeout <= most:
+            problems.append(Problem("#/timeout", f"must be more than 0 and at most {most:g} seconds"))
+        problems.extend(self._grace_problems(asked.grace))
+        return problems
+
+    def checked_grace(self, grace: float | None) -> float | None:
+        """Return a grace period as it was given.
+
+        Raises:
+            InvalidRequest: it is out of range.
+        """
+        if problems := self._grace_problems(grace):
+            raise InvalidRequest(problems)
+        return grace
+
+    def _grace_problems(self, grace: float | None) -> list[Problem]:
+        most = self._limits.max_timeout
+        if grace is None or 0 <= grace <= most:
+            return []
+        return [Problem("#/grace", f"must be from 0 to {most:g} seconds")]
+
+
+def _inputs(asked: Submission) -> list[Input]:
+    inputs = [Input(InputKind.FILE, name, content) for name, content in asked.files.items()]
+    if asked.stdin:
+        inputs.append(Input(InputKind.STDIN, "", asked.stdin))
+    if asked.kind is StepKind.SOURCE:
+        inputs.append(Input(InputKind.SOURCE, "", asked.source))
+    return inputs

@@ -1,0 +1,220 @@
+"""The directories of jobs.
+
+::
+
+    DATA/jobs/3f/0192f0c4-…-2f6f1f0f3c3f/     mode 0700, made when the job starts
+        stdout, stderr                        what the job wrote, byte for byte
+        stdin, source                         what came with the submission, if anything did
+        process.json                          who its process is: see `ProcessRecord`
+        scratch/                              its working directory, with the files it came with
+
+The stream files are made last, right before the process: a directory with
+``stdout`` but without ``process.json`` tells that a process may have been made.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from jobrunner.domain.spec import Input, InputKind
+
+
+class Stream(StrEnum):
+    """What a job writes to."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRecord:
+    """Which process runs a job. A pid alone is no identity: it is given again.
+
+    Attributes:
+        pid: also the id of its process group and session.
+        start_ticks: when it started, field 22 of ``/proc/PID/stat``.
+        boot_id: of ``/proc/sys/kernel/random/boot_id``.
+    """
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
+@dataclass(slots=True)
+class JobStreams:
+    """Open descriptors for a process about to start."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+
+    def close(self) -> None:
+        """Close them; the process has its own by then."""
+        for fd in {self.stdin, self.stdout, self.stderr}:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Spool:
+    """All directories of jobs. Paths are made of the ids of the server only, never of what a client sent.
+
+    Every method may raise `OSError`: the system's words are what people need to see.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._root = f"{data_dir}/jobs"
+
+    def path(self, job_id: str) -> str:
+        """Return the directory of a job. The last two digits of a UUIDv7 are random, so they spread."""
+        return f"{self._root}/{job_id[-2:]}/{job_id}"
+
+    def scratch(self, job_id: str) -> str:
+        """Return the working directory of a job."""
+        return f"{self.path(job_id)}/scratch"
+
+    def source(self, job_id: str) -> str:
+        """Return where the text of a ``source`` job is written."""
+        return f"{self.path(job_id)}/source"
+
+    def prepare(self, job_id: str, inputs: Iterable[Input]) -> None:
+        """Make the directory of a job anew, with what came with it."""
+        path = self.path(job_id)
+        try:
+            os.mkdir(path, 0o700)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            # An executor died between the claim and the start.
+            shutil.rmtree(path)
+            os.mkdir(path, 0o700)
+        os.mkdir(f"{path}/scratch", 0o700)
+        for given in inputs:
+            if given.kind is InputKind.FILE:
+                _write_new(f"{path}/scratch/{given.name}", given.content, 0o644)
+            elif given.kind is InputKind.SOURCE:
+                _write_new(f"{path}/source", given.content, 0o700)
+            else:
+                _write_new(f"{path}/stdin", given.content, 0o600)
+
+    def open_streams(self, job_id: str, *, stdin: bool, merge_stderr: bool) -> JobStreams:
+        """Make the stream files and open them for the process.
+
+        Args:
+            job_id: whose directory was prepared.
+            stdin: whether the job has an input; else it reads nothing.
+            merge_stderr: whether both streams go to ``stdout``.
+        """
+        path = self.path(job_id)
+        opened: list[int] = []
+        try:
+            opened.append(os.open(f"{path}/stdin" if stdin else os.devnull, os.O_RDONLY | os.O_NOFOLLOW))
+            opened.append(os.open(f"{path}/stdout", _NEW_STREAM, 0o600))
+            opened.append(opened[1] if merge_stderr else os.open(f"{path}/stderr", _NEW_STREAM, 0o600))
+        except OSError:
+            for fd in opened:
+                os.close(fd)
+            raise
+        return JobStreams(*opened)
+
+    def was_started(self, job_id: str) -> bool:
+        """Tell whether a process may ever have been made for this job."""
+        return os.path.lexists(f"{self.path(job_id)}/stdout")
+
+    def record_process(self, job_id: str, record: ProcessRecord) -> None:
+        """Write down who the process is, for an executor that takes over; whole or not at all."""
+        path = self.path(job_id)
+        _write_new(f"{path}/process.json.new", json.dumps(asdict(record)).encode(), 0o600)
+        os.rename(f"{path}/process.json.new", f"{path}/process.json")
+
+    def load_process(self, job_id: str) -> ProcessRecord | None:
+        """Return who the process is, or None when that was never written down."""
+        try:
+            with open(f"{self.path(job_id)}/process.json", "rb") as file:
+                return ProcessRecord(**json.load(file))
+        except FileNotFoundError:
+            return None
+
+    def size(self, job_id: str, stream: Stream) -> int:
+        """Return the length of a stream so far; 0 when there is none."""
+        try:
+            return os.lstat(f"{self.path(job_id)}/{stream}").st_size
+        except FileNotFoundError:
+            return 0
+
+    @contextmanager
+    def open_stream(self, job_id: str, stream: Stream) -> Iterator[BinaryIO]:
+        """Open a stream for reading; an empty file when there is none."""
+        file = self.open_stream_file(job_id, stream)
+        try:
+            yield file
+        finally:
+            file.close()
+
+    def open_stream_file(self, job_id: str, stream: Stream) -> BinaryIO:
+        """Open a stream for reading, for the caller to close; an empty file when there is none."""
+        try:
+            fd = os.open(f"{self.path(job_id)}/{stream}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        return open(fd, "rb", buffering=0)
+
+    def disk_bytes(self, job_id: str) -> int:
+        """Return the disk blocks that the directory holds, in bytes."""
+        return _disk_bytes(self.path(job_id))
+
+    def remove(self, job_id: str) -> None:
+        """Remove the directory of a job, if there is one."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.path(job_id))
+
+    def list_directories(self) -> Iterator[tuple[str, float]]:
+        """Name every directory that there is: the job's id, and when it was last changed (seconds since 1970)."""
+        for shelf in _scan(self._root):
+            for entry in _scan(shelf.path):
+                with suppress(FileNotFoundError):
+                    yield entry.name, entry.stat(follow_symlinks=False).st_mtime
+
+
+_NEW_STREAM = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _write_new(path: str, content: bytes, mode: int) -> None:
+    """Write a file that must not be there; its mode does not depend on the umask."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with open(fd, "wb", buffering=0) as file:
+        if mode & 0o077:
+            os.fchmod(fd, mode)
+        view = memoryview(content)
+        while view:
+            view = view[file.write(view) :]
+
+
+def _scan(path: str) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            yield from entries
+    except (FileNotFoundError, NotADirectoryError):
+        return
+
+
+def _disk_bytes(path: str) -> int:
+    total = 0
+    for entry in _scan(path):
+        with suppress(FileNotFoundError):
+            total += entry.stat(follow_symlinks=False).st_blocks * 512
+            if entry.is_dir(follow_symlinks=False):
+                total += _disk_bytes(entry.path)
+    return total

@@ -1,0 +1,1 @@
+"""What is remembered. The only SQL of jobrunner is in this package."""

@@ -1,0 +1,214 @@
+"""The database: one for reading, one writer at a time, whoever the processes are."""
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
+
+from jobrunner.domain.errors import StorageError, StorageFull, StorageReadOnly
+
+__all__ = ["Connection", "Database"]
+
+OUTSIDER_TIMEOUT = 10.0
+"""Seconds to wait for a writer that does not queue with us: a shell, a backup tool."""
+
+
+class Database:
+    """A SQLite file in WAL mode.
+
+    Readers never wait. Writers of all threads and processes queue on a lock
+    file of ours before they begin: SQLite's own busy handler sleeps and tries
+    again, which starves a writer for seconds when others commit in a row.
+
+    One object serves all threads of a process. It opens its files when they
+    are first needed; call `close` before a fork.
+    """
+
+    def __init__(self, path: Path, *, synchronous: str = "full") -> None:
+        """Remember where the database is.
+
+        Args:
+            path: the database file; its directory must exist.
+            synchronous: ``full`` or ``normal``, for durable transactions.
+        """
+        self.path = path
+        self._reader = self._make_engine(writes=False, synchronous="normal")
+        self._durable_writer = self._make_engine(writes=True, synchronous=synchronous)
+        self._writer = self._make_engine(writes=True, synchronous="normal")
+        self._lock = _WriteLock(path.with_name(path.name + ".write-lock"))
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Look at the database; each statement sees the newest commit.
+
+        Raises:
+            StorageError: the database can't be read.
+        """
+        with _storage_errors(), self._reader.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self, *, durable: bool = False) -> Iterator[Connection]:
+        """Begin a transaction; commit it at the end of the block, roll it back on an exception.
+
+        Nothing slow belongs inside: every other writer waits meanwhile.
+
+        Args:
+            durable: whether the commit must survive a power cut once it returns.
+
+        Raises:
+            StorageFull, StorageReadOnly, StorageError: nothing was written.
+        """
+        engine = self._durable_writer if durable else self._writer
+        try:
+            with self._lock, _storage_errors(), engine.begin() as connection:
+                yield connection
+        except StorageFull:
+            self._shrink()
+            raise
+
+    def check_writable(self) -> None:
+        """Begin a write and give it up again.
+
+        Raises:
+            StorageError: the database can't be written.
+        """
+        with self._lock, _storage_errors(), self._writer.connect() as connection, connection.begin() as transaction:
+            # BEGIN IMMEDIATE alone succeeds on a file that can't be written.
+            connection.exec_driver_sql("CREATE TEMP TABLE IF NOT EXISTS probe (x)")
+            connection.exec_driver_sql("UPDATE token SET name = name WHERE 0")
+            transaction.rollback()
+
+    def backup(self, target: Path) -> None:
+        """Copy the database to a new file while it is in use, with SQLite's online backup.
+
+        Raises:
+            StorageError: the target can't be written.
+        """
+        with _storage_errors(), self._reader.connect() as connection:
+            source = connection.connection.driver_connection
+            assert isinstance(source, sqlite3.Connection)
+            try:
+                copy = sqlite3.connect(target)
+                try:
+                    source.backup(copy)
+                    copy.execute("PRAGMA journal_mode = DELETE")
+                finally:
+                    copy.close()
+            except sqlite3.Error as error:
+                raise _translate(error) from error
+
+    def close(self) -> None:
+        """Close every connection; the object can be used again, also after a fork."""
+        for engine in (self._reader, self._durable_writer, self._writer):
+            engine.dispose()
+        self._lock.close()
+
+    def _shrink(self) -> None:
+        """Give back what the write-ahead log holds: on a full disk that may be the space to go on with."""
+        try:
+            with self._lock, _storage_errors(), self._reader.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        except StorageError:
+            pass  # the disk is as full as before, which the caller learns anyway
+
+    def _make_engine(self, *, writes: bool, synchronous: str) -> Engine:
+        engine = create_engine(
+            f"sqlite:///{self.path}",
+            poolclass=QueuePool,
+            # Writers queue on our lock, so one connection is enough for them.
+            pool_size=1 if writes else 8,
+            max_overflow=-1,
+            # There is never a transaction left over: read connections have
+            # none, write connections end theirs with the block.
+            pool_reset_on_return=None,
+            connect_args={"timeout": OUTSIDER_TIMEOUT, "check_same_thread": False},
+        )
+
+        @event.listens_for(engine, "connect")
+        def set_up(connection: sqlite3.Connection, _record: object) -> None:
+            connection.isolation_level = None  # we say BEGIN, not the driver
+            for pragma in ("journal_mode = WAL", f"synchronous = {synchronous}", "foreign_keys = ON"):
+                connection.execute(f"PRAGMA {pragma}")
+
+        if writes:
+
+            @event.listens_for(engine, "begin")
+            def begin(connection: Connection) -> None:
+                # A deferred BEGIN that reads first and then writes fails at
+                # once, whatever the timeout, when another has written meanwhile.
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        return engine
+
+
+class _WriteLock:
+    """One writer at a time: among the threads of this process, then among processes.
+
+    ``flock`` belongs to the open file, so the kernel frees it when a process
+    dies, and a thread needs the inner lock before it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread_lock = threading.Lock()
+        self._fd: int | None = None
+
+    def __enter__(self) -> None:
+        self._thread_lock.acquire()
+        try:
+            if self._fd is None:
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+        except OSError as error:
+            self._thread_lock.release()
+            raise _translate(error) from error
+        except BaseException:
+            self._thread_lock.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        assert self._fd is not None
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        self._thread_lock.release()
+
+    def close(self) -> None:
+        with self._thread_lock:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error.orig, (sqlite3.OperationalError, sqlite3.DatabaseError)) and not isinstance(
+            error.orig, (sqlite3.IntegrityError, sqlite3.ProgrammingError)
+        ):
+            raise _translate(error.orig) from error
+        raise
+
+
+_FULL = {sqlite3.SQLITE_FULL}
+_READ_ONLY = {sqlite3.SQLITE_READONLY}
+
+
+def _translate(error: Any) -> StorageError:
+    """Put the system's words into the domain's exception."""
+    words = str(error)
+    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if primary in _FULL or getattr(error, "errno", None) == 28:  # ENOSPC
+        return StorageFull(words)
+    if primary in _READ_ONLY or getattr(error, "errno", None) == 30:  # EROFS
+        return StorageReadOnly(words)
+    return StorageError(words)

@@ -1,0 +1,347 @@
+"""The rows of jobs. Every function takes a connection; its caller began the transaction.
+
+Each change of state is one compare-and-set: it names the state it starts
+from, and the loser of a race changes nothing.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+
+from jobrunner.domain.exitstatus import ExitStatus
+from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError, NewJob, SentSignal
+from jobrunner.domain.spec import Input, InputKind, JobSpec
+from jobrunner.domain.states import JobState, Priority
+from jobrunner.store.models import QUEUED, RUNNING, InputRow, JobRow, LabelRow, SignalRow
+
+COLUMNS = (
+    JobRow.number, JobRow.id, JobRow.owner, JobRow.api, JobRow.name, JobRow.priority, JobRow.spec, JobRow.state,
+    JobRow.executor, JobRow.created_at, JobRow.started_at, JobRow.finished_at, JobRow.exit_code, JobRow.exit_signal,
+    JobRow.error_code, JobRow.error_detail, JobRow.cancel_by, JobRow.cancel_at, JobRow.cancel_signal,
+    JobRow.cancel_grace, JobRow.signals, JobRow.stdout_bytes, JobRow.stderr_bytes,
+)  # fmt: skip
+
+
+def to_text(at: datetime) -> str:
+    """Write a time as the database keeps it: always the same width, so that text sorts as time does."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _to_time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text is not None else None
+
+
+def to_job(row: Any) -> Job:
+    """Turn a row of `COLUMNS` into the domain's word."""
+    cancel = None
+    if row.cancel_at is not None:
+        cancel = CancelRequest(
+            row.cancel_by, datetime.fromisoformat(row.cancel_at), row.cancel_signal, row.cancel_grace
+        )
+    spec = JobSpec.from_json(json.loads(row.spec), name=row.name, priority=Priority.from_rank(row.priority))
+    has_status = row.exit_code is not None or row.exit_signal is not None
+    return Job(
+        number=row.number,
+        id=row.id,
+        owner=row.owner,
+        api=row.api,
+        spec=spec,
+        state=JobState(row.state),
+        created_at=datetime.fromisoformat(row.created_at),
+        started_at=_to_time(row.started_at),
+        finished_at=_to_time(row.finished_at),
+        status=ExitStatus(row.exit_code, row.exit_signal) if has_status else None,
+        error=JobError(ErrorCode(row.error_code), row.error_detail) if row.error_code is not None else None,
+        cancel=cancel,
+        signals=tuple(SentSignal.from_json(sent) for sent in json.loads(row.signals)),
+        executor=row.executor,
+        stdout_bytes=row.stdout_bytes,
+        stderr_bytes=row.stderr_bytes,
+    )
+
+
+def _signals_text(signals: Sequence[SentSignal]) -> str:
+    return json.dumps([sent.to_json() for sent in signals], separators=(",", ":"))
+
+
+# ── by anyone ────────────────────────────────────────────────────────────────
+
+_INSERT = insert(JobRow).returning(JobRow.number)
+_BY_ID = select(*COLUMNS).where(JobRow.id == bindparam("reference"))
+_BY_NUMBER = select(*COLUMNS).where(JobRow.number == bindparam("reference"))
+_STATE = select(JobRow.state).where(JobRow.number == bindparam("number"))
+
+
+def add_job(connection: Connection, new: NewJob, inputs: Sequence[Input]) -> Job:
+    """Store a submission; it is queued from the commit on."""
+    spec = new.spec
+    number = connection.execute(
+        _INSERT,
+        {
+            "id": new.id,
+            "owner": new.owner,
+            "api": new.api,
+            "name": spec.name,
+            "summary": spec.summary,
+            "priority": spec.priority.rank,
+            "spec": json.dumps(spec.to_json(), ensure_ascii=False, separators=(",", ":")),
+            "state": JobState.QUEUED.value,
+            "created_at": to_text(new.created_at),
+        },
+    ).scalar_one()
+    if spec.labels:
+        labels = [{"key": key, "value": value, "number": number} for key, value in spec.labels.items()]
+        connection.execute(insert(LabelRow), labels)
+    if inputs:
+        rows = [
+            {"number": number, "kind": given.kind.value, "name": given.name, "content": given.content}
+            for given in inputs
+        ]
+        connection.execute(insert(InputRow), rows)
+    return Job(
+        number=number,
+        id=new.id,
+        owner=new.owner,
+        api=new.api,
+        spec=spec,
+        state=JobState.QUEUED,
+        created_at=new.created_at,
+    )
+
+
+def find_job(connection: Connection, reference: str | int) -> Job | None:
+    """Look a job up by its uuid or its number."""
+    statement = _BY_NUMBER if isinstance(reference, int) else _BY_ID
+    row = connection.execute(statement, {"reference": reference}).one_or_none()
+    return to_job(row) if row is not None else None
+
+
+def find_state(connection: Connection, number: int) -> JobState | None:
+    """Return only the state of a job, or None when it is gone."""
+    state = connection.execute(_STATE, {"number": number}).scalar_one_or_none()
+    return JobState(state) if state is not None else None
+
+
+def load_inputs(connection: Connection, number: int) -> list[Input]:
+    """Return everything that came with a submission."""
+    rows = connection.execute(select(InputRow.kind, InputRow.name, InputRow.content).where(InputRow.number == number))
+    return [Input(InputKind(row.kind), row.name, row.content) for row in rows]
+
+
+def cancel_queued(connection: Connection, number: int, request: CancelRequest) -> bool:
+    """End a job that waits in the queue. False when it does not, or no longer."""
+    done = connection.execute(
+        update(JobRow)
+        .where(JobRow.number == number, JobRow.state == QUEUED)
+        .values(state=JobState.CANCELED.value, finished_at=to_text(request.at), **_cancel_values(request))
+    )
+    return done.rowcount == 1
+
+
+def cancel_running(connection: Connection, number: int, request: CancelRequest) -> bool:
+    """Write down that a running job should end; its executor acts on it. False when it does not run.
+
+    Who asked first, and when, stays; a repeat may change the grace period and
+    the signal.
+    """
+    values = _cancel_values(request)
+    values["cancel_by"] = func.coalesce(JobRow.cancel_by, request.by)
+    values["cancel_at"] = func.coalesce(JobRow.cancel_at, to_text(request.at))
+    done = connection.execute(update(JobRow).where(JobRow.number == number, JobRow.state == RUNNING).values(**values))
+    return done.rowcount == 1
+
+
+def _cancel_values(request: CancelRequest) -> dict[str, Any]:
+    return {
+        "cancel_by": request.by,
+        "cancel_at": to_text(request.at),
+        "cancel_signal": request.signal,
+        "cancel_grace": request.grace,
+    }
+
+
+def add_signal(connection: Connection, number: int, signal: int) -> None:
+    """Write down a signal that the executor of a job should send."""
+    connection.execute(insert(SignalRow).values(number=number, signal=signal))
+
+
+def delete_ended_job(connection: Connection, number: int) -> bool:
+    """Forget a job with everything that belongs to it. False when it has not ended, or is gone."""
+    done = connection.execute(delete(JobRow).where(JobRow.number == number, JobRow.finished_at.is_not(None)))
+    return done.rowcount == 1
+
+
+def count_states(connection: Connection) -> tuple[dict[JobState, int], int]:
+    """Return the number of jobs in each state, and the disk blocks of all ended ones in bytes.
+
+    Reads one index from end to end, so its cost grows with the history.
+    """
+    rows = connection.execute(
+        select(JobRow.state, func.count(), func.sum(JobRow.disk_bytes)).group_by(JobRow.state)
+    ).all()
+    counts = dict.fromkeys(JobState, 0) | {JobState(state): count for state, count, _ in rows}
+    return counts, sum(size for _, _, size in rows)
+
+
+# ── by the executor ──────────────────────────────────────────────────────────
+
+_BEST_QUEUED = (
+    select(JobRow.number)
+    .where(JobRow.state == QUEUED)
+    .order_by(JobRow.priority, JobRow.number)
+    .limit(bindparam("limit"))
+)
+_CLAIM = (
+    update(JobRow)
+    .where(JobRow.number.in_(_BEST_QUEUED.scalar_subquery()), JobRow.state == QUEUED)
+    .values(state=RUNNING, executor=bindparam("claimed_by"), started_at=bindparam("now"))
+    .returning(*COLUMNS)
+)
+
+
+_HAS_QUEUED = select(_BEST_QUEUED.exists())
+
+
+def has_queued(connection: Connection) -> bool:
+    """Tell whether anything waits, without the writer's lock."""
+    return bool(connection.execute(_HAS_QUEUED, {"limit": 1}).scalar_one())
+
+
+def claim_jobs(connection: Connection, executor: str, limit: int, now: datetime) -> list[Job]:
+    """Take up to ``limit`` jobs from the queue: by priority, then by number."""
+    rows = connection.execute(_CLAIM, {"claimed_by": executor, "now": to_text(now), "limit": limit}).all()
+    # RETURNING has no order of its own.
+    return sorted(map(to_job, rows), key=lambda job: (job.spec.priority.rank, job.number))
+
+
+_FINISH = (
+    update(JobRow)
+    .where(
+        JobRow.number == bindparam("of_number"),
+        JobRow.state == RUNNING,
+        JobRow.executor == bindparam("of_executor"),
+    )
+    .values(
+        {
+            column: bindparam(f"new_{column}")
+            for column in (
+                "state", "finished_at", "exit_code", "exit_signal", "error_code", "error_detail", "signals",
+                "stdout_bytes", "stderr_bytes", "disk_bytes",
+            )
+        }
+    )
+)  # fmt: skip
+
+
+def finish_job(connection: Connection, number: int, executor: str, end: JobEnd) -> bool:
+    """End a running job of this executor. False when another has taken it over or ended it."""
+    status = end.status or ExitStatus()
+    done = connection.execute(
+        _FINISH,
+        {
+            "of_number": number,
+            "of_executor": executor,
+            "new_state": end.state.value,
+            "new_finished_at": to_text(end.finished_at),
+            "new_exit_code": status.code,
+            "new_exit_signal": status.signal,
+            "new_error_code": end.error.code.value if end.error else None,
+            "new_error_detail": end.error.detail if end.error else None,
+            "new_signals": _signals_text(end.signals),
+            "new_stdout_bytes": end.stdout_bytes,
+            "new_stderr_bytes": end.stderr_bytes,
+            "new_disk_bytes": end.disk_bytes,
+        },
+    )
+    return done.rowcount == 1
+
+
+def record_signals(connection: Connection, number: int, executor: str, signals: Sequence[SentSignal]) -> None:
+    """Write down what was sent to a running job, for whoever looks and for an executor that takes over."""
+    connection.execute(
+        update(JobRow)
+        .where(JobRow.number == number, JobRow.state == RUNNING, JobRow.executor == executor)
+        .values(signals=_signals_text(signals))
+    )
+
+
+def requeue_job(connection: Connection, number: int, executor: str) -> bool:
+    """Put a claimed job back for which no process was ever made. False when it is no longer ours."""
+    done = connection.execute(
+        update(JobRow)
+        .where(JobRow.number == number, JobRow.state == RUNNING, JobRow.executor == executor)
+        .values(state=QUEUED, executor=None, started_at=None)
+    )
+    return done.rowcount == 1
+
+
+def take_over_jobs(connection: Connection, executor: str) -> list[Job]:
+    """Make this executor the owner of all running jobs of others; return them by number.
+
+    Only the executor that holds the data directory's lock may do this: the
+    others are dead then.
+    """
+    rows = connection.execute(
+        update(JobRow)
+        .where(JobRow.state == RUNNING, JobRow.executor != executor)
+        .values(executor=executor)
+        .returning(*COLUMNS)
+    ).all()
+    return sorted(map(to_job, rows), key=lambda job: job.number)
+
+
+_CANCEL_REQUESTS = select(
+    JobRow.number, JobRow.cancel_by, JobRow.cancel_at, JobRow.cancel_signal, JobRow.cancel_grace
+).where(JobRow.state == RUNNING, JobRow.cancel_at.is_not(None))
+_SIGNALS = select(SignalRow.id, SignalRow.number, SignalRow.signal).order_by(SignalRow.id)
+
+
+def list_cancel_requests(connection: Connection) -> dict[int, CancelRequest]:
+    """Return what running jobs should end, by number."""
+    return {
+        row.number: CancelRequest(
+            row.cancel_by, datetime.fromisoformat(row.cancel_at), row.cancel_signal, row.cancel_grace
+        )
+        for row in connection.execute(_CANCEL_REQUESTS)
+    }
+
+
+def list_signals(connection: Connection) -> list[tuple[int, int, int]]:
+    """Return the signals to be sent, oldest first: row, number of the job, signal."""
+    return [(row.id, row.number, row.signal) for row in connection.execute(_SIGNALS)]
+
+
+def remove_signals(connection: Connection, rows: Sequence[int]) -> None:
+    """Forget signals that have been sent, or have lost their job."""
+    connection.execute(delete(SignalRow).where(SignalRow.id.in_(rows)))
+
+
+# ── by gc ────────────────────────────────────────────────────────────────────
+
+
+class Ended(NamedTuple):
+    """What gc needs to know of an ended job; ``disk_bytes`` are blocks, as they were at its end."""
+
+    number: int
+    id: str
+    finished_at: datetime
+    disk_bytes: int
+
+
+def list_ended(connection: Connection, *, before: int, limit: int) -> list[Ended]:
+    """Page through ended jobs, newest first, below this number."""
+    rows = connection.execute(
+        select(JobRow.number, JobRow.id, JobRow.finished_at, JobRow.disk_bytes)
+        .where(JobRow.number < before, JobRow.finished_at.is_not(None))
+        .order_by(JobRow.number.desc())
+        .limit(limit)
+    )
+    return [Ended(row.number, row.id, datetime.fromisoformat(row.finished_at), row.disk_bytes) for row in rows]
+
+
+def existing_ids(connection: Connection, ids: Sequence[str]) -> set[str]:
+    """Return which of these jobs there are."""
+    return set(connection.execute(select(JobRow.id).where(JobRow.id.in_(ids))).scalars())

@@ -1,0 +1,77 @@
+"""Brings the database to the schema that this version knows; Alembic does the work."""
+
+from pathlib import Path
+
+from sqlalchemy import inspect, text
+from sqlalchemy.engine import Connection
+
+import jobrunner
+from jobrunner.domain.errors import SchemaTooNew, StorageError
+from jobrunner.locks import FileLock
+from jobrunner.store.engine import Database
+
+HEAD = "0001"
+"""The newest revision in ``migrations/versions`` (a test compares them). Revisions are numbered, so that they sort."""
+
+
+def migrations_directory() -> Path:
+    """Return where the migrations are: in the installed package, or at the top of a checkout."""
+    package = Path(jobrunner.__file__).parent
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"
+
+
+def current_revision(database: Database) -> str | None:
+    """Return the revision of the schema; None is an empty database."""
+    with database.read() as connection:
+        return _current(connection)
+
+
+def upgrade(database: Database) -> None:
+    """Bring the schema up to date. Safe to call from several processes at once: one does it, the others wait.
+
+    Raises:
+        SchemaTooNew: a later version of jobrunner wrote this database.
+        StorageError: the database can't be written.
+    """
+    if current_revision(database) == HEAD:
+        return  # the usual case, without Alembic's half second
+    with FileLock(database.path.with_name(database.path.name + ".migrate-lock")):
+        found = current_revision(database)
+        if found is not None and found > HEAD:
+            raise SchemaTooNew(found, HEAD)
+        if found != HEAD:
+            _run(database)
+
+
+def check(database: Database) -> None:
+    """Make sure that this version can work with the database, without changing it.
+
+    Raises:
+        SchemaTooNew: a later version of jobrunner wrote it.
+        StorageError: an earlier one did, or it can't be read.
+    """
+    found = current_revision(database)
+    if found is not None and found > HEAD:
+        raise SchemaTooNew(found, HEAD)
+    if found != HEAD:
+        raise StorageError(f"the database has schema {found or 'none'}, not {HEAD}; run: jobrunner db upgrade")
+
+
+def _run(database: Database) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    settings = Config()
+    settings.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
+    # One transaction for all steps: a crash leaves the old schema, not half of the new one.
+    with database.write(durable=True) as connection:
+        settings.attributes["connection"] = connection
+        command.upgrade(settings, "head")
+
+
+def _current(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    return revision

@@ -1,0 +1,138 @@
+"""The tables. Times are text, RFC 3339 in UTC with microseconds, so that they sort and can be read ad hoc."""
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    literal_column,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from jobrunner.domain.states import JobState
+
+QUEUED: Final[ColumnElement[str]] = literal_column(f"'{JobState.QUEUED.value}'")
+RUNNING: Final[ColumnElement[str]] = literal_column(f"'{JobState.RUNNING.value}'")
+"""States as literals: SQLite takes a partial index only for a condition that is spelled out."""
+
+
+class Base(DeclarativeBase):
+    """Constraint names are spelled out, so that a later migration can drop them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class JobRow(Base):
+    """One job: what was asked, where it is, how it ended.
+
+    ``number`` is AUTOINCREMENT: it counts up and never comes twice, even after
+    deletion. ``summary`` is what a list's ``q`` searches. The deadline is not
+    stored: it is ``started_at`` plus the timeout of ``spec``.
+    """
+
+    __tablename__ = "job"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    owner: Mapped[str]
+    api: Mapped[str]
+    name: Mapped[str | None]
+    summary: Mapped[str]
+    priority: Mapped[int]
+    spec: Mapped[str]
+    state: Mapped[str]
+    executor: Mapped[str | None]
+    created_at: Mapped[str]
+    started_at: Mapped[str | None]
+    finished_at: Mapped[str | None]
+    exit_code: Mapped[int | None]
+    exit_signal: Mapped[int | None]
+    error_code: Mapped[str | None]
+    error_detail: Mapped[str | None]
+    cancel_by: Mapped[str | None]
+    cancel_at: Mapped[str | None]
+    cancel_signal: Mapped[int | None]
+    cancel_grace: Mapped[float | None]
+    signals: Mapped[str] = mapped_column(server_default="[]")
+    stdout_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    stderr_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    disk_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+    __table_args__ = (
+        CheckConstraint(f"state IN ({', '.join(repr(state.value) for state in JobState)})", name="state"),
+        CheckConstraint("(state IN ('queued', 'running')) = (finished_at IS NULL)", name="ended"),
+        {"sqlite_autoincrement": True},
+    )
+
+
+_JOB = JobRow.__table__.c
+
+
+def _partial(name: str, *columns: ColumnElement[Any], where: ColumnElement[bool]) -> Index:
+    return Index(name, *columns, sqlite_where=where, postgresql_where=where)
+
+
+# One index for each query of the executor and each filter of a list; all of
+# them end with the number, which is the order of the queue and of every page.
+_partial("ix_job_queue", _JOB.priority, _JOB.number, where=_JOB.state == QUEUED)
+_partial("ix_job_cancel", _JOB.number, where=(_JOB.state == RUNNING) & _JOB.cancel_at.is_not(None))
+Index("ix_job_state", _JOB.state, _JOB.number, _JOB.disk_bytes)
+Index("ix_job_owner", _JOB.owner, _JOB.number)
+Index("ix_job_created", _JOB.created_at, _JOB.number)
+_partial("ix_job_name", _JOB.name, _JOB.number, where=_JOB.name.is_not(None))
+
+
+class LabelRow(Base):
+    """The labels of a job once more, for the filter of a list."""
+
+    __tablename__ = "job_label"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(ForeignKey("job.number", ondelete="CASCADE"), primary_key=True, index=True)
+
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+
+class InputRow(Base):
+    """What came with a submission; kept as long as the job, so that it can be run again."""
+
+    __tablename__ = "job_input"
+
+    number: Mapped[int] = mapped_column(ForeignKey("job.number", ondelete="CASCADE"), primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class SignalRow(Base):
+    """A signal that a person wants a running job to get; gone once it is sent."""
+
+    __tablename__ = "job_signal"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(ForeignKey("job.number", ondelete="CASCADE"), index=True)
+    signal: Mapped[int]
+
+
+class TokenRow(Base):
+    """A token: only the SHA-256 of its text."""
+
+    __tablename__ = "token"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str]
+    created_at: Mapped[str]

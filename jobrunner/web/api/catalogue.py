@@ -1,0 +1,29 @@
+"""``/v1/scripts``: what can be run by name."""
+
+from flask import Response
+
+from jobrunner.service.document import render_time
+from jobrunner.web.api.blueprint import ApiBlueprint
+from jobrunner.web.api.schema import ProblemDocument, ScriptListDocument
+from jobrunner.web.render import json_response
+from jobrunner.web.services import services
+
+bp = ApiBlueprint("scripts", __name__, url_prefix="/v1/scripts", abp_responses={"default": ProblemDocument})
+
+
+@bp.get("", responses={200: ScriptListDocument})
+def list_scripts() -> Response:
+    """List the catalogue by name."""
+    return json_response(
+        {
+            "scripts": [
+                {
+                    "name": script.name,
+                    "description": script.description,
+                    "bytes": script.bytes,
+                    "modified_at": render_time(script.modified_at),
+                }
+                for script in services().catalogue.list()
+            ]
+        }
+    )

@@ -1,0 +1,141 @@
+"""``/v1/jobs``: submit, list, look up, delete, run again."""
+
+import base64
+import binascii
+from urllib.parse import urlencode
+
+from flask import Response, request
+
+from jobrunner.domain.errors import InvalidRequest
+from jobrunner.domain.job import Job, JobFilter
+from jobrunner.domain.states import ACTIVE, ENDED, JobState
+from jobrunner.service.document import job_path, render_job
+from jobrunner.web.api.blueprint import ApiBlueprint
+from jobrunner.web.api.schema import (
+    DeleteQuery,
+    JobDocument,
+    JobListDocument,
+    JobPath,
+    JobQuery,
+    ListQuery,
+    ProblemDocument,
+    Submission,
+    SubmitQuery,
+)
+from jobrunner.web.parse import parse_wait
+from jobrunner.web.render import conditional, job_response, json_response
+from jobrunner.web.services import caller, services
+
+bp = ApiBlueprint("jobs", __name__, url_prefix="/v1/jobs", abp_responses={"default": ProblemDocument})
+
+FORCE_PATIENCE = 30.0
+"""Seconds that a forced deletion waits for the job to be gone after SIGKILL."""
+
+_STATE_GROUPS = {"active": ACTIVE, "ended": ENDED}
+
+
+@bp.post("", responses={202: JobDocument, 200: JobDocument})
+def submit(query: SubmitQuery, body: Submission) -> Response:
+    """Submit a job. 202 once it is durable; with `Prefer: wait=N`, 200 if it ended within N seconds."""
+    job = services().jobs.submit(body.to_domain(), caller())
+    return _accepted(job, query)
+
+
+@bp.post("/<job_id>/rerun", responses={202: JobDocument, 200: JobDocument})
+def rerun(path: JobPath, query: SubmitQuery) -> Response:
+    """Submit a new job of the same specification. Answers as a submission does."""
+    job = services().jobs.rerun(path.job_id, caller())
+    return _accepted(job, query)
+
+
+def _accepted(job: Job, query: SubmitQuery) -> Response:
+    seconds = _waiting_time(query.wait)
+    if seconds is not None:
+        job = services().jobs.wait(job, caller(), seconds)
+    ended = job.state.is_ended
+    response = job_response(job, 200 if ended else 202, include_output=ended)
+    response.headers["Location"] = job_path(job)
+    return _applied(response, seconds)
+
+
+@bp.get("", responses={200: JobListDocument})
+def list_jobs(query: ListQuery) -> Response:
+    """List jobs, newest first. The cost of a page does not grow with the history."""
+    wanted = JobFilter(
+        states=_states(query.state),
+        name=query.name,
+        owner=query.owner,
+        labels=_labels(query.label),
+        since=query.since,
+        until=query.until,
+        text=query.q,
+    )
+    page = services().jobs.list(wanted, caller(), limit=query.limit, before=_before(query.cursor))
+    following = None
+    if page.before is not None:
+        filters = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]
+        following = f"/v1/jobs?{urlencode([*filters, ('cursor', _cursor(page.before))])}"
+    response = json_response({"jobs": [render_job(job, services().jobs) for job in page.jobs], "next": following})
+    if following:
+        response.headers["Link"] = f'<{following}>; rel="next"'
+    return response
+
+
+@bp.get("/<job_id>", responses={200: JobDocument})
+def get(path: JobPath, query: JobQuery) -> Response:
+    """Look a job up; with `Prefer: wait=N` answer when it has ended, or after N seconds."""
+    job = services().jobs.get(path.job_id, caller())
+    seconds = _waiting_time(query.wait)
+    if seconds is not None:
+        job = services().jobs.wait(job, caller(), seconds)
+    response = job_response(job, 200, include_output=query.include == "output")
+    return conditional(_applied(response, seconds))
+
+
+@bp.delete("/<job_id>", responses={204: None})
+def delete(path: JobPath, query: DeleteQuery) -> Response:
+    """Forget an ended job, and remove its files. With `force`, end it first."""
+    services().jobs.delete(path.job_id, caller(), force=query.force, patience=FORCE_PATIENCE)
+    return Response(status=204)
+
+
+def _waiting_time(asked: float | None) -> float | None:
+    """Return how long to wait; None when the client did not ask to, or there is nobody else to answer meanwhile."""
+    if not request.environ.get("wsgi.multithread"):
+        return None
+    return parse_wait(asked, services().settings.max_wait)
+
+
+def _applied(response: Response, seconds: float | None) -> Response:
+    if seconds is not None and "Prefer" in request.headers:
+        response.headers["Preference-Applied"] = f"wait={seconds:g}"
+    return response
+
+
+def _states(names: list[str]) -> frozenset[JobState]:
+    return frozenset().union(*(_STATE_GROUPS[name] if name in _STATE_GROUPS else {JobState(name)} for name in names))
+
+
+def _labels(given: list[str]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for text in given:
+        key, _, value = text.partition(":")
+        if labels.setdefault(key, value) != value:
+            raise InvalidRequest.at("?label", f"no job has two values for {key!r}")
+    return labels
+
+
+def _cursor(before: int) -> str:
+    return base64.urlsafe_b64encode(str(before).encode()).decode().rstrip("=")
+
+
+def _before(cursor: str | None) -> int | None:
+    if cursor is None:
+        return None
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+        if text.isdecimal() and len(text) < 19:
+            return int(text)
+    except (binascii.Error, ValueError):
+        pass
+    raise InvalidRequest.at("?cursor", "is not a cursor of this service; use the next of a page as it is")

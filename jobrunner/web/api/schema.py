@@ -1,0 +1,369 @@
+"""The models of ``/v1``: what requests are validated by, and what ``/openapi.json`` is made of.
+
+They check types and shapes. Rules that hold for every face of the service
+(NUL bytes, names, ranges) are in `jobrunner.domain.spec` and ``service``; here
+they are only described.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
+
+from jobrunner.domain.job import ErrorCode
+from jobrunner.domain.spec import LABEL_MAX, LABELS_MAX, NAME_MAX, RESERVED_ENV_PREFIX, StepKind
+from jobrunner.domain.states import JobState
+from jobrunner.service.submission import Submission as Asked
+from jobrunner.web.parse import decode_content
+
+_NO_NUL = {"pattern": r"^[^\u0000]*$"}
+_CONTENT = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "properties": {"base64": {"type": "string", "contentEncoding": "base64"}},
+            "required": ["base64"],
+            "additionalProperties": False,
+        },
+    ]
+}
+
+Text = Annotated[str, Field(json_schema_extra=_NO_NUL)]
+Words = Annotated[list[Text], Field(json_schema_extra={"minItems": 1})]
+Content = Annotated[bytes, PlainValidator(decode_content), WithJsonSchema(_CONTENT)]
+FileName = Annotated[str, Field(json_schema_extra={"pattern": r"^(?!\.{1,2}$)[^/\u0000]+$", "maxLength": 255})]
+EnvName = Annotated[str, Field(json_schema_extra={"pattern": rf"^(?!{RESERVED_ENV_PREFIX})[^=\u0000]+$"})]
+LabelKey = Annotated[str, Field(json_schema_extra={"pattern": r"^[^:\u0000-\u001f\u007f]+$", "maxLength": LABEL_MAX})]
+LabelValue = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f]*$", "maxLength": LABEL_MAX})]
+Name = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f]+$", "maxLength": NAME_MAX})]
+Seconds = Annotated[FiniteFloat, Field(json_schema_extra={"minimum": 0})]
+
+
+class Body(BaseModel):
+    """A request body: members are exactly those named, of exactly these types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Query(BaseModel):
+    """A query: its values are text, so types are read from it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Submission(Body):
+    """A job to run. Exactly one of `command`, `argv`, `script` and `source` says what."""
+
+    command: Text | None = Field(None, description="one string, run by `/bin/sh -c`")
+    argv: Words | None = Field(None, description="a program and its arguments, executed directly")
+    script: Text | None = Field(None, description="a file of the catalogue, executed directly")
+    args: list[Text] | None = Field(None, description="arguments of `script`")
+    source: Text | None = Field(
+        None, description="text of a script; its `#!` line names the interpreter, else `/bin/sh`"
+    )
+    env: dict[EnvName, Text] = Field({}, description="added to the base environment")
+    cwd: Text | None = Field(None, description="relative paths start in the job's scratch directory, the default")
+    stdin: Content = Field(b"", description="fed to the job")
+    files: dict[FileName, Content] = Field({}, description="written into the scratch directory before the start")
+    stderr: Literal["separate", "stdout"] = Field("separate", description="`stdout` merges it in the kernel's order")
+    timeout: Seconds | None = Field(
+        None, description="seconds the job may run", json_schema_extra={"exclusiveMinimum": 0}
+    )
+    grace: Seconds | None = Field(None, description="seconds between SIGTERM and SIGKILL")
+    name: Name | None = Field(None, description="for people")
+    priority: Literal["low", "normal", "high"] = Field(
+        "normal", description="strict order; first in, first out within one"
+    )
+    labels: dict[LabelKey, LabelValue] = Field(
+        {}, description="for filtering", json_schema_extra={"maxProperties": LABELS_MAX}
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        given = [kind.value for kind in StepKind if getattr(self, kind.value) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise ValueError(f"must have exactly one of command, argv, script and source, has {found}")
+        if self.args is not None and self.script is None:
+            raise ValueError("has args without script; the arguments of a program go into argv")
+        return self
+
+    def to_domain(self) -> Asked:
+        """Translate to the words of the service."""
+        from jobrunner.domain.states import Priority
+
+        if self.command is not None:
+            kind, words = StepKind.COMMAND, [self.command]
+        elif self.argv is not None:
+            kind, words = StepKind.ARGV, self.argv
+        elif self.script is not None:
+            kind, words = StepKind.SCRIPT, [self.script, *(self.args or [])]
+        else:
+            kind, words = StepKind.SOURCE, []
+        return Asked(
+            kind=kind,
+            words=tuple(words),
+            source=(self.source or "").encode(),
+            env=self.env,
+            cwd=self.cwd,
+            stdin=self.stdin,
+            files=self.files,
+            merge_stderr=self.stderr == "stdout",
+            timeout=self.timeout,
+            grace=self.grace,
+            name=self.name,
+            priority=Priority(self.priority),
+            labels=self.labels,
+        )
+
+
+class Cancel(Body):
+    """How to end a job; all of it is optional."""
+
+    signal: str | None = Field(None, description="sent first; default SIGTERM")
+    grace: Seconds | None = Field(None, description="seconds until SIGKILL; 0 escalates now; default: the job's own")
+
+
+class Signal(Body):
+    """A signal for a running job."""
+
+    signal: str = Field(description="like SIGUSR1")
+
+
+class JobPath(BaseModel):
+    """Which job: its uuid or its number."""
+
+    job_id: str = Field(description="the job's uuid or number")
+
+
+class StreamPath(JobPath):
+    """Which stream of which job."""
+
+    stream: Literal["stdout", "stderr"]
+
+
+Include = Annotated[
+    Literal["output"] | None, Field(description="`output`: the document carries the text of both streams")
+]
+Wait = Annotated[
+    FiniteFloat | None,
+    Field(ge=0, description="seconds to wait for the end; also `Prefer: wait=N`, which it overrules"),
+]
+
+
+class SubmitQuery(Query):
+    """Options of a submission."""
+
+    wait: Wait = None
+
+
+class JobQuery(Query):
+    """Options of a look-up."""
+
+    wait: Wait = None
+    include: Include = None
+
+
+class DeleteQuery(Query):
+    """Options of a deletion."""
+
+    force: bool = Field(False, description="kill it first if it has not ended")
+
+
+class OutputQuery(Query):
+    """Options of a download."""
+
+    tail: Annotated[int | None, Field(ge=0, description="only so many bytes from the end")] = None
+    download: Annotated[
+        bool,
+        BeforeValidator(lambda value: True if value == "" else value),
+        Field(description="have a browser save it; needs no value"),
+    ] = False
+
+
+class ListQuery(Query):
+    """Filters of a list; everything given must hold."""
+
+    state: list[Literal[*(state.value for state in JobState), "active", "ended"]] = Field(  # type: ignore[valid-type]
+        [], description="one of these; `active` is queued or running, `ended` all others"
+    )
+    name: str | None = None
+    label: list[Annotated[str, Field(pattern=r"^[^:]+:")]] = Field([], description="`key:value`; all of these")
+    owner: str | None = None
+    since: AwareDatetime | None = Field(None, description="created at or after")
+    until: AwareDatetime | None = Field(None, description="created at or before")
+    q: str | None = Field(None, description="a substring of name or command", max_length=200)
+    limit: int = Field(50, ge=1, le=1000)
+    cursor: str | None = Field(None, description="from `next` of the page before")
+
+
+# ── answers, for the document only: a test holds real answers against them ──
+
+
+class Document(BaseModel):
+    """An answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ProblemDetail(Document):
+    """What is wrong with one member of a request."""
+
+    pointer: str
+    detail: str
+
+
+class ProblemDocument(Document):
+    """Problem details (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[ProblemDetail] | None = None
+    retry_after: int | None = None
+    checks: dict[str, str | None] | None = None
+
+
+class StepDocument(Document):
+    """One command of a job."""
+
+    index: int
+    name: str | None
+    kind: StepKind
+    argv: list[str]
+    cwd: str | None
+    state: Literal[*(state.value for state in JobState), "skipped"]  # type: ignore[valid-type]
+    exit_code: int | None
+    signal: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class ErrorDocument(Document):
+    """What went wrong around a job, with the system's own words."""
+
+    code: ErrorCode
+    detail: str
+
+
+class StreamDocument(Document):
+    """An output stream; `text` only with `include=output`."""
+
+    bytes: int
+    dropped_bytes: int
+    href: str
+    text: str | None = None
+    text_offset: int | None = None
+
+
+class SizeDocument(Document):
+    """The size of what came with a job."""
+
+    bytes: int
+
+
+class FileDocument(SizeDocument):
+    """A file that came with a job."""
+
+    name: str
+
+
+class SentSignalDocument(Document):
+    """A signal that a job was sent."""
+
+    signal: str
+    at: datetime
+
+
+class CancelDocument(Document):
+    """Who wanted a job to end, and what was done."""
+
+    by: str
+    at: datetime
+    signals: list[SentSignalDocument]
+    escalated: bool
+
+
+class JobDocument(Document):
+    """A job and what became of it."""
+
+    id: str
+    number: int
+    name: str | None
+    owner: str
+    labels: dict[str, str]
+    api: str
+    state: JobState
+    priority: Literal["low", "normal", "high"]
+    steps: list[StepDocument]
+    exit_code: int | None
+    signal: str | None
+    error: ErrorDocument | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    deadline_at: datetime | None
+    duration: float | None
+    timeout: float
+    grace: float
+    env_names: list[str]
+    stdin: SizeDocument
+    files: list[FileDocument]
+    stdout: StreamDocument
+    stderr: StreamDocument
+    cancel: CancelDocument | None
+
+
+class JobListDocument(Document):
+    """A page of jobs, newest first."""
+
+    jobs: list[JobDocument]
+    next: str | None
+
+
+class ScriptDocument(Document):
+    """A catalogued script."""
+
+    name: str
+    description: str
+    bytes: int
+    modified_at: datetime
+
+
+class ScriptListDocument(Document):
+    """The catalogue."""
+
+    scripts: list[ScriptDocument]
+
+
+class StatsDocument(Document):
+    """How much there is to do, and how much is kept."""
+
+    queued: int
+    running: int
+    slots: int
+    states: dict[JobState, int]
+    waiters: int
+    spool_bytes: int
+    free_bytes: int
+
+
+class HealthDocument(Document):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+Responses = dict[str | int, Any]

@@ -1,0 +1,55 @@
+"""The service itself: ``/healthz``, ``/readyz``, ``/v1/stats``, ``/openapi.json``."""
+
+from typing import cast
+
+from flask import Response, current_app
+from flask_openapi3 import OpenAPI
+
+from jobrunner.domain.states import JobState
+from jobrunner.web.api.blueprint import ApiBlueprint
+from jobrunner.web.api.schema import HealthDocument, ProblemDocument, StatsDocument
+from jobrunner.web.errors import problem
+from jobrunner.web.render import json_response
+from jobrunner.web.services import services
+
+bp = ApiBlueprint("service", __name__, abp_responses={"default": ProblemDocument})
+
+
+@bp.get("/healthz", responses={200: HealthDocument}, security=[{}])
+def healthz() -> Response:
+    """Tell that the process answers. Needs no token."""
+    return json_response({"status": "ok"})
+
+
+@bp.get("/readyz", responses={200: HealthDocument, 503: ProblemDocument}, security=[{}])
+def readyz() -> Response:
+    """Tell whether work can be done: database, disk, executor. 503 names what can't. Needs no token."""
+    checks = services().health.check()
+    failing = {name: words for name, words in checks.items() if words is not None}
+    if failing:
+        detail = "; ".join(f"{name}: {words}" for name, words in failing.items())
+        return problem(503, "not-ready", "The service is not ready", detail, checks=checks)
+    return json_response({"status": "ok"})
+
+
+@bp.get("/v1/stats", responses={200: StatsDocument})
+def stats() -> Response:
+    """Count jobs, slots and bytes. `waiters` are those of the process that answers."""
+    found = services().health.stats()
+    return json_response(
+        {
+            "queued": found.states[JobState.QUEUED],
+            "running": found.states[JobState.RUNNING],
+            "slots": found.slots,
+            "states": {state.value: count for state, count in found.states.items()},
+            "waiters": services().waiters.count,
+            "spool_bytes": found.spool_bytes,
+            "free_bytes": found.free_bytes,
+        }
+    )
+
+
+@bp.get("/openapi.json", doc_ui=False)
+def openapi() -> Response:
+    """Describe the service. Needs no token."""
+    return json_response(cast("OpenAPI", current_app).api_doc)

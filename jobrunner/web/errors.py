@@ -1,0 +1,108 @@
+"""Errors as problem details (RFC 9457). The only place that knows which status an error has."""
+
+import errno
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+
+from jobrunner.domain import errors
+
+logger = logging.getLogger("jobrunner.web")
+
+STATUSES: Mapping[type[errors.JobrunnerError], tuple[int, str, str]] = {
+    # exception: status, name of the problem's type, title
+    errors.InvalidRequest: (422, "invalid-request", "The request can't be done as written"),
+    errors.ShellNotAllowed: (403, "shell-not-allowed", "Shells are not allowed"),
+    errors.Forbidden: (403, "forbidden", "Not allowed"),
+    errors.Unauthenticated: (401, "unauthorized", "A token is needed"),
+    errors.NotFound: (404, "not-found", "Not found"),
+    errors.JobNotEnded: (409, "not-ended", "The job has not ended"),
+    errors.JobNotRunning: (409, "not-running", "The job is not running"),
+    errors.Conflict: (409, "conflict", "Not possible in this state"),
+    errors.TooBusy: (503, "busy", "Too much to do at the moment"),
+    errors.StorageFull: (507, "storage-full", "No space is left"),
+    errors.StorageError: (503, "storage-unavailable", "The storage refuses"),
+}
+
+_HTTP_NAMES = {
+    400: "bad-request",
+    403: "forbidden",
+    404: "not-found",
+    405: "method-not-allowed",
+    413: "too-large",
+    415: "unsupported-media-type",
+    416: "range-not-satisfiable",
+    421: "misdirected-request",
+}
+
+
+def problem(status: int, name: str, title: str, detail: str, **members: Any) -> Response:
+    """Make a response of a problem.
+
+    Args:
+        status: the HTTP status.
+        name: of the type; stable, clients may rely on it.
+        title: the same for every problem of the type.
+        detail: about this one.
+        members: more of the document.
+    """
+    document = {"type": f"/problems/{name}", "title": title, "status": status, "detail": detail, **members}
+    response = Response(json.dumps(document) + "\n", status=status, content_type="application/problem+json")
+    if status in {503, 507}:
+        response.headers["Retry-After"] = str(members.get("retry_after", 1))
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def render_error(error: errors.JobrunnerError) -> Response:
+    """Turn an error of the domain into a response."""
+    status, name, title = next(
+        (STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), (500, "internal", "Internal error")
+    )
+    members: dict[str, Any] = {}
+    if isinstance(error, errors.InvalidRequest):
+        members["errors"] = [{"pointer": found.pointer, "detail": found.detail} for found in error.problems]
+    if isinstance(error, errors.TooBusy):
+        members["retry_after"] = error.retry_after
+    if status >= 500 and not isinstance(error, errors.TooBusy):
+        logger.warning("refused: %s", error)
+    return problem(status, name, title, str(error), **members)
+
+
+def render_http_error(error: HTTPException) -> Response:
+    """Turn an error of Flask or Werkzeug into a response; its headers (``Allow``, ``Content-Range``) stay."""
+    status = error.code or 500
+    name = _HTTP_NAMES.get(status, "error")
+    response = problem(status, name, error.name, error.description or error.name)
+    for key, value in error.get_headers():
+        if key.lower() not in {"content-type", "content-length"}:
+            response.headers[key] = value
+    return response
+
+
+def render_os_error(error: OSError) -> Response:
+    """Turn what the system says about a file of ours into a response."""
+    logger.warning("refused: %s", error)
+    words = error.strerror or str(error)
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return render_error(errors.StorageFull(words))
+    return render_error(errors.StorageError(words))
+
+
+def render_unexpected(error: Exception) -> Response:
+    """Answer for a mistake of ours, without telling its insides; the log has them."""
+    logger.error("a request has failed", exc_info=error)
+    return problem(500, "internal", "Internal error", "the service has made a mistake; its log tells more")
+
+
+def register_error_handlers(app: Flask) -> None:
+    """Have every error of the application answered as a problem."""
+    app.register_error_handler(errors.JobrunnerError, render_error)
+    app.register_error_handler(HTTPException, render_http_error)
+    app.register_error_handler(OSError, render_os_error)
+    app.register_error_handler(Exception, render_unexpected)

@@ -1,0 +1,71 @@
+"""What every request has to pass: Host, Origin, token.
+
+Checking ``Host`` keeps a foreign page from reaching the service under a name
+of its own that it points here (DNS rebinding); checking ``Origin`` keeps it
+from using the service with the user's own browser (CSRF).
+"""
+
+import re
+from urllib.parse import urlsplit
+
+from flask import Flask, Request, Response, g, request
+
+from jobrunner.domain.errors import Unauthenticated
+from jobrunner.web.errors import problem
+from jobrunner.web.services import services
+
+PUBLIC = frozenset({"service.healthz", "service.readyz", "service.openapi"})
+"""Endpoints that need no token."""
+
+PROBES = frozenset({"service.healthz", "service.readyz"})
+"""Endpoints that may be asked under any name: a load balancer uses an address."""
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def register_guard(app: Flask) -> None:
+    """Have every request of the application checked, those to unknown paths too."""
+    settings = services().settings
+    bind = {settings.host.lower()} if not settings.unix_socket else set()
+    allowed = LOOPBACK | bind | set(settings.allowed_hosts)
+
+    @app.before_request
+    def check() -> Response | None:
+        endpoint = request.endpoint
+        if endpoint not in PROBES and _host_name(request.headers.get("Host", "")) not in allowed:
+            return problem(
+                421,
+                "misdirected-request",
+                "Not the name of this service",
+                "the request's Host is not a name of this service; [server] allowed_hosts lists more names",
+            )
+        if request.method not in _SAFE_METHODS and not _is_same_origin(request):
+            return problem(
+                403, "foreign-origin", "Foreign origin", "a page of another origin must not change anything here"
+            )
+        if endpoint not in PUBLIC:
+            g.caller = services().access.authenticate(_secret(request))
+        return None
+
+
+def _host_name(host: str) -> str:
+    """Return the name in a Host header, without port and brackets; empty when it is none."""
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:/?#@\[\]\s]+))(?::\d*)?", host)
+    return (found[1] or found[2]).lower().rstrip(".") if found else ""
+
+
+def _is_same_origin(asked: Request) -> bool:
+    origin = asked.headers.get("Origin")
+    return origin is None or urlsplit(origin).netloc.lower() == asked.headers.get("Host", "").lower()
+
+
+def _secret(asked: Request) -> str:
+    """Return the token of a request: Bearer, or Basic with the token as password."""
+    given = asked.authorization
+    if given is not None and given.type == "bearer" and given.token:
+        return given.token
+    if given is not None and given.type == "basic" and given.password:
+        return given.password
+    raise Unauthenticated("send a token: Authorization: Bearer TOKEN, or Basic with the token as password")

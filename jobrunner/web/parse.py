@@ -1,0 +1,135 @@
+"""Untrusted input becomes typed values, or a problem that says what to do."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, TypeVar, get_args, get_origin
+
+from flask import request
+from pydantic import BaseModel, ValidationError
+from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+from werkzeug.http import parse_dict_header
+
+from jobrunner.domain.errors import InvalidRequest, Problem
+from jobrunner.domain.spec import escape_pointer
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse_body(model: type[M]) -> M:
+    """Read the JSON body of the current request.
+
+    A model whose members are all optional accepts a request without a body.
+
+    Raises:
+        UnsupportedMediaType: it says to be something else.
+        BadRequest: it is not JSON.
+        InvalidRequest: it is not of this model.
+    """
+    body = request.get_data(cache=False)
+    if not body and not request.mimetype and not _has_required(model):
+        return model()
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaType("the body must be JSON: send Content-Type: application/json")
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise _translate(error) from None
+
+
+def parse_query(model: type[M]) -> M:
+    """Read the query of the current request.
+
+    Raises:
+        InvalidRequest: a parameter is unknown, wrong or given twice.
+    """
+    if not request.query_string:
+        return model()
+    lists = _list_names(model)
+    values: dict[str, Any] = {}
+    problems = []
+    for name, given in request.args.lists():
+        if name in lists:
+            values[name] = given
+        else:
+            values[name] = given[0]
+            if len(given) > 1:
+                problems.append(Problem(f"?{name}", "must be given once"))
+    if problems:
+        raise InvalidRequest(problems)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _translate(error, mark="?") from None
+
+
+def parse_wait(asked: float | None, most: float) -> float | None:
+    """Return how long the client wants to wait, cut to the most that is allowed; None when it did not say.
+
+    Args:
+        asked: the parameter ``wait``, which wins over ``Prefer: wait=N`` (RFC 7240).
+        most: the configured ceiling, in seconds.
+    """
+    if asked is None:
+        preferences = parse_dict_header(",".join(request.headers.getlist("Prefer")))
+        text = preferences.get("wait")
+        # A preference that makes no sense is ignored, as the RFC has it.
+        asked = float(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 10 else None
+    return min(asked, most) if asked is not None else None
+
+
+def decode_content(value: object) -> bytes:
+    """Turn a string, or ``{"base64": "…"}``, into bytes; a validator of pydantic models.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, dict) and value.keys() == {"base64"} and isinstance(value["base64"], str):
+        try:
+            return base64.b64decode(value["base64"], validate=True)
+        except (binascii.Error, ValueError):
+            raise ValueError("is not base64") from None
+    raise ValueError('must be a string, or {"base64": "…"}')
+
+
+@cache
+def _list_names(model: type[BaseModel]) -> frozenset[str]:
+    """Return the parameters that may be given more than once."""
+
+    def is_list(annotation: object) -> bool:
+        return get_origin(annotation) is list or any(is_list(part) for part in get_args(annotation))
+
+    return frozenset(name for name, field in model.model_fields.items() if is_list(field.annotation))
+
+
+@cache
+def _has_required(model: type[BaseModel]) -> bool:
+    return any(field.is_required() for field in model.model_fields.values())
+
+
+def _translate(error: ValidationError, mark: str = "#/") -> BadRequest | InvalidRequest:
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    for found in details:
+        if found["type"] == "json_invalid":
+            return BadRequest(f"the body is not JSON: {found['msg'].removeprefix('Invalid JSON: ')}")
+    return InvalidRequest([Problem(_pointer(found["loc"], mark), _words(found)) for found in details])
+
+
+def _pointer(location: tuple[int | str, ...], mark: str) -> str:
+    if not location:
+        return mark.rstrip("/")
+    return mark + "/".join(escape_pointer(str(part)) for part in location if part != "[key]")
+
+
+_WORDS = {
+    "extra_forbidden": "is not known here",
+    "missing": "is missing",
+}
+
+
+def _words(found: Mapping[str, Any]) -> str:
+    text: str = found["msg"]
+    return _WORDS.get(found["type"]) or text.removeprefix("Value error, ").replace("Input should be", "must be")

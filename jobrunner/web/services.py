@@ -1,0 +1,37 @@
+"""What the web layer works with; the composition root makes it."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from flask import current_app, g
+
+from jobrunner.config import Server
+from jobrunner.service.access import Access, Caller
+from jobrunner.service.catalogue import Catalogue
+from jobrunner.service.health import HealthService
+from jobrunner.service.jobs import JobService
+from jobrunner.service.waiting import Waiters
+
+EXTENSION = "jobrunner"
+
+
+@dataclass(frozen=True)
+class Services:
+    """The use cases, and the settings that are about HTTP."""
+
+    jobs: JobService
+    access: Access
+    catalogue: Catalogue
+    health: HealthService
+    waiters: Waiters
+    settings: Server
+
+
+def services() -> Services:
+    """Return the services of the current application."""
+    return cast("Services", current_app.extensions[EXTENSION])
+
+
+def caller() -> Caller:
+    """Return who asks the current request; `web.guard` has found out."""
+    return cast("Caller", g.caller)
