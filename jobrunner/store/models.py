@@ -82,7 +82,7 @@ _JOB = JobRow.__table__.c
 
 
 def _partial(name: str, *columns: ColumnElement[Any], where: ColumnElement[bool]) -> Index:
-    return Index(name, *columns, sqlite_where=where, postgresql_where=where)
+    return Index(name, *columns, sqlite_where=where)
 
 
 # One index for each query of the executor and each filter of a list; all of

@@ -55,7 +55,6 @@ def upgrade() -> None:
         ["number"],
         unique=False,
         sqlite_where=sa.text("state = 'running' AND cancel_at IS NOT NULL"),
-        postgresql_where=sa.text("state = 'running' AND cancel_at IS NOT NULL"),
     )
     op.create_index("ix_job_created", "job", ["created_at", "number"], unique=False)
     op.create_index(
@@ -64,7 +63,6 @@ def upgrade() -> None:
         ["name", "number"],
         unique=False,
         sqlite_where=sa.text("name IS NOT NULL"),
-        postgresql_where=sa.text("name IS NOT NULL"),
     )
     op.create_index("ix_job_owner", "job", ["owner", "number"], unique=False)
     op.create_index(
@@ -73,7 +71,6 @@ def upgrade() -> None:
         ["priority", "number"],
         unique=False,
         sqlite_where=sa.text("state = 'queued'"),
-        postgresql_where=sa.text("state = 'queued'"),
     )
     op.create_index("ix_job_state", "job", ["state", "number", "disk_bytes"], unique=False)
     op.create_table(
@@ -125,20 +122,17 @@ def downgrade() -> None:
         "ix_job_queue",
         table_name="job",
         sqlite_where=sa.text("state = 'queued'"),
-        postgresql_where=sa.text("state = 'queued'"),
     )
     op.drop_index("ix_job_owner", table_name="job")
     op.drop_index(
         "ix_job_name",
         table_name="job",
         sqlite_where=sa.text("name IS NOT NULL"),
-        postgresql_where=sa.text("name IS NOT NULL"),
     )
     op.drop_index("ix_job_created", table_name="job")
     op.drop_index(
         "ix_job_cancel",
         table_name="job",
         sqlite_where=sa.text("state = 'running' AND cancel_at IS NOT NULL"),
-        postgresql_where=sa.text("state = 'running' AND cancel_at IS NOT NULL"),
     )
     op.drop_table("job")
