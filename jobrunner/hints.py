@@ -1,41 +1,39 @@
-"""Wake-ups between processes: datagrams on unix sockets in ``DATA/run``.
+"""Wake-ups between processes: datagrams on unix sockets.
 
 A hint carries no state: what it is about is in the database, and whoever
 waits for one also looks by itself after a while. So any hint may be lost.
 
-``executor.sock`` gets one byte for "there is something to do"; each web worker
-that waits for jobs has a ``web-….sock`` of its own and gets the ids of jobs
-that have ended.
+The executor listens at ``DATA/run/executor.sock`` for a `Hint`. Whoever waits
+for the end of a job listens at an abstract address made of the job's id
+(unix(7)): no file that could be left over, and nobody to tell who waits.
 """
 
-import errno
 import os
-import secrets
 import select
 import socket
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path
+from typing import Self
 
 _EXECUTOR = "executor.sock"
 
 
-class Inbox:
-    """A socket that hints come to."""
+class Hint(Enum):
+    """What the executor should look for."""
 
-    def __init__(self, directory: Path, name: str) -> None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._path = directory / name
-        self._path.unlink(missing_ok=True)  # of one who died
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY)
-        try:
-            # The path of a unix socket has at most 107 bytes, a data directory may have more.
-            self._socket.bind(f"/proc/self/fd/{fd}/{name}")
-        except OSError:
-            self._socket.close()
-            raise
-        finally:
-            os.close(fd)
+    QUEUED = b"q"
+    """A job waits in the queue."""
+
+    CONTROL = b"c"
+    """A running job should end, or get a signal."""
+
+
+class Inbox:
+    """A socket that hints come to. `wait` is for one thread; the others may only `interrupt`."""
+
+    def __init__(self, bound: socket.socket) -> None:
+        self._socket = bound
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
@@ -58,9 +56,14 @@ class Inbox:
 
     def close(self) -> None:
         """Stop listening."""
-        self._path.unlink(missing_ok=True)
         self._socket.close()
         os.close(self._wake)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Hints:
@@ -68,27 +71,42 @@ class Hints:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._fd: int | None = None
-        self._listed_at: int | None = None
-        self._listeners: list[str] = []
+        self._socket = _make_socket()
 
     def open_executor_inbox(self) -> Inbox:
         """Listen as the executor of this data directory; its lock must be held."""
-        return Inbox(self._directory, _EXECUTOR)
+        (self._directory / _EXECUTOR).unlink(missing_ok=True)  # of one who died
+        bound = _make_socket()
+        bound.bind(self._executor_address())
+        return Inbox(bound)
 
-    def open_web_inbox(self) -> Inbox:
-        """Listen for jobs that end."""
-        return Inbox(self._directory, f"web-{os.getpid()}-{secrets.token_hex(4)}.sock")
+    def open_job_inbox(self, job_id: str) -> Inbox:
+        """Listen for the end of a job."""
+        bound = _make_socket()
+        # Several may wait for the same job: each takes the next free place.
+        for place in range(_PLACES):
+            with suppress(OSError):
+                bound.bind(_job_address(job_id, place))
+                break
+        return Inbox(bound)
 
-    def wake_executor(self) -> None:
+    def wake_executor(self, hint: Hint) -> None:
         """Tell the executor that there is something to do."""
-        self._send(_EXECUTOR, b"!")
+        with suppress(OSError):  # nobody listens, or has too much to do: they look by themselves soon
+            self._socket.sendto(hint.value, self._executor_address())
 
     def job_ended(self, job_id: str) -> None:
-        """Tell all web workers that a job has ended."""
-        for name in self._list_listeners():
-            self._send(name, job_id.encode())
+        """Tell everyone who waits for the end of this job."""
+        for place in range(_PLACES):
+            try:
+                self._socket.sendto(b"!", _job_address(job_id, place))
+            except ConnectionRefusedError:
+                # Nobody at this place. One who came late may sit behind one
+                # who has left; they look by themselves.
+                return
+            except OSError:
+                continue
 
     def close(self) -> None:
         """Give the descriptors back."""
@@ -97,27 +115,20 @@ class Hints:
             os.close(self._fd)
             self._fd = None
 
-    def _directory_fd(self) -> int:
+    def _executor_address(self) -> str:
         if self._fd is None:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        return self._fd
+        # The path of a unix socket has at most 107 bytes, a data directory may have more.
+        return f"/proc/self/fd/{self._fd}/{_EXECUTOR}"
 
-    def _list_listeners(self) -> list[str]:
-        try:
-            changed = os.stat(self._directory_fd()).st_mtime_ns
-            if changed != self._listed_at:
-                self._listeners = [name for name in os.listdir(self._directory) if name.startswith("web-")]
-                self._listed_at = changed
-        except OSError:
-            return []
-        return self._listeners
 
-    def _send(self, name: str, message: bytes) -> None:
-        try:
-            self._socket.sendto(message, f"/proc/self/fd/{self._directory_fd()}/{name}")
-        except OSError as error:
-            # Nobody listens, or its buffer is full: it looks by itself soon.
-            if error.errno == errno.ECONNREFUSED and name != _EXECUTOR:
-                with suppress(OSError):  # left by a worker that was killed
-                    (self._directory / name).unlink()
+_PLACES = 256
+
+
+def _job_address(job_id: str, place: int) -> str:
+    return f"\0jobrunner/{job_id}/{place}"
+
+
+def _make_socket() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)

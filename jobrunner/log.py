@@ -5,6 +5,7 @@ import logging
 import logging.config
 import time
 from contextvars import ContextVar
+from functools import lru_cache
 
 JOB: ContextVar[int | None] = ContextVar("job", default=None)
 """The number of the job that this thread is about."""
@@ -18,20 +19,22 @@ class _JobFilter(logging.Filter):
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-01-31T12:00:00.123Z INFO jobrunner.executor [job 17] started``."""
+    """``2026-01-31T12:00:00.123Z INFO jobrunner.executor [job 17] succeeded``."""
 
-    converter = staticmethod(time.gmtime)
-    default_time_format = "%Y-%m-%dT%H:%M:%S"
-    default_msec_format = "%s.%03dZ"
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
+        """Write the time as RFC 3339, in UTC."""
+        return f"{_format_second(int(record.created))}.{int(record.msecs):03d}Z"
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s %(about)s%(message)s")
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Write the record, on one line but for a traceback."""
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 the library's name
+        """Write the line, without a traceback."""
         job = getattr(record, "job", None)
-        record.about = f"[job {job}] " if job is not None else ""
-        return super().format(record)
+        about = f"[job {job}] " if job is not None else ""
+        return f"{self.formatTime(record)} {record.levelname} {record.name} {about}{record.message}"
+
+
+@lru_cache(maxsize=2)
+def _format_second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 class JsonFormatter(TextFormatter):

@@ -134,18 +134,20 @@ class Spool:
         return os.path.lexists(f"{self.path(job_id)}/stdout")
 
     def record_process(self, job_id: str, record: ProcessRecord) -> None:
-        """Write down who the process is, for an executor that takes over; whole or not at all."""
-        path = self.path(job_id)
-        _write_new(f"{path}/process.json.new", json.dumps(asdict(record)).encode(), 0o600)
-        os.rename(f"{path}/process.json.new", f"{path}/process.json")
+        """Write down who the process is, for an executor that takes over.
+
+        One small write: after a crash it is there as a whole, or the file is empty.
+        """
+        _write_new(f"{self.path(job_id)}/process.json", json.dumps(asdict(record)).encode(), 0o600)
 
     def load_process(self, job_id: str) -> ProcessRecord | None:
         """Return who the process is, or None when that was never written down."""
         try:
             with open(f"{self.path(job_id)}/process.json", "rb") as file:
-                return ProcessRecord(**json.load(file))
+                content = file.read()
         except FileNotFoundError:
             return None
+        return ProcessRecord(**json.loads(content)) if content else None
 
     def size(self, job_id: str, stream: Stream) -> int:
         """Return the length of a stream so far; 0 when there is none."""

@@ -23,7 +23,7 @@ from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError
 from jobrunner.domain.spec import Input
 from jobrunner.domain.states import JobState
 from jobrunner.executor.run import NeverStarted, Run, Surroundings
-from jobrunner.hints import Hints, Inbox
+from jobrunner.hints import Hint, Hints, Inbox
 from jobrunner.locks import FileLock
 from jobrunner.spool import Spool
 from jobrunner.store import jobs as store
@@ -41,18 +41,24 @@ RETRY_PAUSE = 1.0
 
 
 class Slots:
-    """Counts how many jobs may run at a time. A slot is taken before a job is claimed."""
+    """Counts how many jobs may run at a time. A slot is taken before a job is claimed.
+
+    It also keeps in mind whether more may wait in the queue than there are
+    slots: then a slot goes on to the next job instead of being given back.
+    """
 
     def __init__(self, size: int) -> None:
-        self._size = size
+        self.size = size
         self._taken = 0
+        self._more = False
         self._lock = threading.Lock()
 
     def take_free(self) -> int:
         """Take all that are free; return how many."""
         with self._lock:
-            free = max(self._size - self._taken, 0)
+            free = max(self.size - self._taken, 0)
             self._taken += free
+            self._more = True
             return free
 
     def take_one_more(self) -> None:
@@ -60,21 +66,33 @@ class Slots:
         with self._lock:
             self._taken += 1
 
-    def give(self, count: int) -> None:
-        """Give some back."""
+    def give_unused(self, count: int) -> None:
+        """Give back what was taken and no job was found for."""
         with self._lock:
             self._taken -= count
 
-    @property
-    def size(self) -> int:
-        """How many there are."""
-        return self._size
-
-    @property
-    def overbooked(self) -> bool:
-        """Whether more jobs run than there are slots (adopted, after ``max_running`` was lowered)."""
+    def queue_is_empty(self) -> None:
+        """Note that nothing waits. Only for the thread that hears of new jobs: it then looks again."""
         with self._lock:
-            return self._taken > self._size
+            self._more = False
+
+    def may_go_on(self) -> bool:
+        """Tell whether a slot should try to claim the next job before it is given back.
+
+        Not when more jobs run than there are slots (adopted, after ``max_running`` was lowered).
+        """
+        with self._lock:
+            return self._more and self._taken <= self.size
+
+    def give(self) -> bool:
+        """Give one back; return whether the queue should be looked at again.
+
+        A job may have come between the look of this slot and now, when
+        another saw no slot free.
+        """
+        with self._lock:
+            self._taken -= 1
+            return self._more and self._taken < self.size
 
 
 class _Threads:
@@ -170,12 +188,15 @@ class Executor:
         inbox = self._inbox = self._hints.open_executor_inbox()
         logger.info("executor %s runs up to %d jobs at a time", self._identity, self._slots.size)
         trouble = _Trouble()
-        look = self._adopt_all
+        adopted = False
+        hints: set[bytes] = set()
         while not self._stopping:
             with trouble.watched():
-                look()
-                look = self._look
-            inbox.wait(RETRY_PAUSE if trouble.is_on else TICK)
+                if not adopted:
+                    self._adopt_all()
+                    adopted = True
+                self._look(hints)
+            hints = inbox.wait(RETRY_PAUSE if trouble.is_on else TICK)
         self._end()
         inbox.close()
 
@@ -192,19 +213,27 @@ class Executor:
     def _stopping(self) -> bool:
         return self._stopped.is_set()
 
-    def _look(self) -> None:
-        """Find something to do, and have it done."""
+    def _look(self, hints: set[bytes]) -> None:
+        """Do what the hints are about; without any, look for everything."""
+        if Hint.CONTROL.value in hints or not hints:
+            self._control()
+        if Hint.QUEUED.value in hints or (not hints and self._has_queued()):
+            self._claim()
+
+    def _has_queued(self) -> bool:
+        """Look without the writers' lock: this is asked four times a second all day."""
+        with self._database.read() as connection:
+            return store.has_queued(connection)
+
+    def _control(self) -> None:
         with self._database.read() as connection:
             requests = store.list_cancel_requests(connection)
             signals = store.list_signals(connection)
-            has_queued = store.has_queued(connection)
         for number, request in requests.items():
             if run := self._runs.get(number):
                 run.cancel(request)
         if signals:
             self._send(signals)
-        if has_queued:
-            self._claim()
 
     def _claim(self) -> None:
         free = self._slots.take_free()
@@ -218,7 +247,9 @@ class Executor:
             claimed = []  # rolled back, so they are queued as before
             raise
         finally:
-            self._slots.give(free - len(claimed))
+            self._slots.give_unused(free - len(claimed))
+        if len(claimed) < free:
+            self._slots.queue_is_empty()
         for job in claimed:
             self._start(job, Run.execute)
 
@@ -238,7 +269,6 @@ class Executor:
         for job in jobs:
             self._slots.take_one_more()
             self._start(job, Run.adopt)
-        self._look()
 
     def _start(self, job: Job, how: Callable[[Run], JobEnd | None]) -> None:
         run = Run(job, self._around)
@@ -252,7 +282,8 @@ class Executor:
             run = Run(following, self._around)
             self._runs[following.number] = run
             following = self._run_one(run, Run.execute)
-        self._slots.give(1)
+        if self._slots.give():
+            self._hints.wake_executor(Hint.QUEUED)
 
     def _run_one(self, run: Run, how: Callable[[Run], JobEnd | None]) -> Job | None:
         """Run a job to its end; return the next one for this slot, claimed in the same transaction."""
@@ -297,7 +328,7 @@ class Executor:
 
         def write(connection: Connection) -> tuple[bool, list[Job]]:
             ended = store.finish_job(connection, run.job.number, self._identity, end)
-            if self._stopping or self._slots.overbooked:
+            if self._stopping or not self._slots.may_go_on():
                 return ended, []
             return ended, store.claim_jobs(connection, self._identity, 1, self._now())
 
@@ -317,7 +348,7 @@ class Executor:
         run.leave()
         if self._persist(lambda connection: store.requeue_job(connection, run.job.number, self._identity)):
             logger.info("was claimed but never started; queued again")
-            self._hints.wake_executor()
+            self._hints.wake_executor(Hint.QUEUED)
 
     def _persist(self, write: Callable[[Connection], T]) -> T | None:
         """Write, and try again until the storage takes it; None when the executor was stopped before."""

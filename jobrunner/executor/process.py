@@ -240,10 +240,15 @@ class _Stat:
 
 def _read_stat(pid: int) -> _Stat | None:
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return _Stat(file.read())
-    except (FileNotFoundError, ProcessLookupError):
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
         return None
+    try:
+        return _Stat(os.read(fd, 4096))
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def _all_pids() -> Iterator[int]:

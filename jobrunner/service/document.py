@@ -79,11 +79,8 @@ def _render_stream(job: Job, jobs: JobService, stream: Stream, *, include_text: 
     size = jobs.output_bytes(job, stream)
     document: dict[str, Any] = {"bytes": size, "dropped_bytes": 0, "href": f"{job_path(job)}/{stream.value}"}
     if include_text:
-        offset = max(size - TEXT_MOST, 0)
-        with jobs.open_output(job, stream) as file:
-            file.seek(offset)
-            document["text"] = file.read(size - offset).decode(errors="replace")
-        document["text_offset"] = offset
+        document["text_offset"] = offset = max(size - TEXT_MOST, 0)
+        document["text"] = jobs.read_output(job, stream, offset, size - offset).decode(errors="replace") if size else ""
     return document
 
 

@@ -12,7 +12,7 @@ from jobrunner.domain.ids import make_job_id
 from jobrunner.domain.job import CancelRequest, Job, JobFilter, JobPage, NewJob
 from jobrunner.domain.spec import Input, JobSpec
 from jobrunner.domain.states import JobState
-from jobrunner.hints import Hints
+from jobrunner.hints import Hint, Hints
 from jobrunner.service.access import Access, Caller
 from jobrunner.service.submission import SpecMaker, Submission
 from jobrunner.service.waiting import Waiters
@@ -91,7 +91,7 @@ class JobService:
         )
         with self._database.write(durable=True) as connection:
             job = store.add_job(connection, new, inputs)
-        self._hints.wake_executor()
+        self._hints.wake_executor(Hint.QUEUED)
         return job
 
     def get(self, reference: str, caller: Caller) -> Job:
@@ -152,7 +152,7 @@ class JobService:
         if ended:
             self._hints.job_ended(job.id)
         else:
-            self._hints.wake_executor()
+            self._hints.wake_executor(Hint.CONTROL)
         return job
 
     def signal(self, reference: str, caller: Caller, name: str) -> Job:
@@ -169,7 +169,7 @@ class JobService:
             if job.state is not JobState.RUNNING:
                 raise JobNotRunning(job.state.value)
             store.add_signal(connection, job.number, number)
-        self._hints.wake_executor()
+        self._hints.wake_executor(Hint.CONTROL)
         return job
 
     def delete(self, reference: str, caller: Caller, *, force: bool, patience: float) -> None:
@@ -203,6 +203,12 @@ class JobService:
         if job.state.is_ended:
             return job.stdout_bytes if stream is Stream.STDOUT else job.stderr_bytes
         return self._spool.size(job.id, stream)
+
+    def read_output(self, job: Job, stream: Stream, offset: int, length: int) -> bytes:
+        """Return a part of a stream."""
+        with self._spool.open_stream(job.id, stream) as file:
+            file.seek(offset)
+            return file.read(length)
 
     def open_output(self, job: Job, stream: Stream) -> BinaryIO:
         """Open a stream for reading; the caller closes it."""

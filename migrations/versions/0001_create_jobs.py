@@ -49,13 +49,6 @@ def upgrade() -> None:
         sa.UniqueConstraint("id", name=op.f("uq_job_id")),
         sqlite_autoincrement=True,
     )
-    op.create_index(
-        "ix_job_cancel",
-        "job",
-        ["number"],
-        unique=False,
-        sqlite_where=sa.text("state = 'running' AND cancel_at IS NOT NULL"),
-    )
     op.create_index("ix_job_created", "job", ["created_at", "number"], unique=False)
     op.create_index(
         "ix_job_name",
@@ -130,9 +123,4 @@ def downgrade() -> None:
         sqlite_where=sa.text("name IS NOT NULL"),
     )
     op.drop_index("ix_job_created", table_name="job")
-    op.drop_index(
-        "ix_job_cancel",
-        table_name="job",
-        sqlite_where=sa.text("state = 'running' AND cancel_at IS NOT NULL"),
-    )
     op.drop_table("job")
