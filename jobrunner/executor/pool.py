@@ -6,7 +6,6 @@ wake the first; without them it looks every `TICK` seconds.
 """
 
 import logging
-import queue
 import signal
 import threading
 import time
@@ -23,6 +22,7 @@ from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError
 from jobrunner.domain.spec import Input
 from jobrunner.domain.states import JobState
 from jobrunner.executor.run import NeverStarted, Run, Surroundings
+from jobrunner.executor.slots import Slots, Threads
 from jobrunner.hints import Hint, Hints, Inbox
 from jobrunner.locks import FileLock
 from jobrunner.spool import Spool
@@ -38,97 +38,6 @@ TICK = 0.25
 
 RETRY_PAUSE = 1.0
 """Seconds between two tries to write to a storage that refuses."""
-
-
-class Slots:
-    """Counts how many jobs may run at a time. A slot is taken before a job is claimed.
-
-    It also keeps in mind whether more may wait in the queue than there are
-    slots: then a slot goes on to the next job instead of being given back.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._taken = 0
-        self._more = False
-        self._lock = threading.Lock()
-
-    def take_free(self) -> int:
-        """Take all that are free; return how many."""
-        with self._lock:
-            free = max(self.size - self._taken, 0)
-            self._taken += free
-            self._more = True
-            return free
-
-    def take_one_more(self) -> None:
-        """Take one for a job that runs already, whether one is free or not."""
-        with self._lock:
-            self._taken += 1
-
-    def give_unused(self, count: int) -> None:
-        """Give back what was taken and no job was found for."""
-        with self._lock:
-            self._taken -= count
-
-    def queue_is_empty(self) -> None:
-        """Note that nothing waits. Only for the thread that hears of new jobs: it then looks again."""
-        with self._lock:
-            self._more = False
-
-    def may_go_on(self) -> bool:
-        """Tell whether a slot should try to claim the next job before it is given back.
-
-        Not when more jobs run than there are slots (adopted, after ``max_running`` was lowered).
-        """
-        with self._lock:
-            return self._more and self._taken <= self.size
-
-    def give(self) -> bool:
-        """Give one back; return whether the queue should be looked at again.
-
-        A job may have come between the look of this slot and now, when
-        another saw no slot free.
-        """
-        with self._lock:
-            self._taken -= 1
-            return self._more and self._taken < self.size
-
-
-class _Threads:
-    """Threads that are started when none is idle, and used again.
-
-    They are daemons: a job must not keep a process from ending whose executor
-    was not stopped in order. Nothing is lost then, another adopts the job.
-    """
-
-    def __init__(self) -> None:
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._idle = 0
-        self._threads: list[threading.Thread] = []
-
-    def start(self, work: Callable[[], None]) -> None:
-        with self._lock:
-            if self._idle:
-                self._idle -= 1
-            else:
-                thread = threading.Thread(target=self._loop, name=f"job-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
-        self._work.put(work)
-
-    def _loop(self) -> None:
-        while (work := self._work.get()) is not None:
-            work()
-            with self._lock:
-                self._idle += 1
-
-    def join(self) -> None:
-        for _ in self._threads:
-            self._work.put(None)
-        for thread in self._threads:
-            thread.join()
 
 
 class Executor:
@@ -161,7 +70,7 @@ class Executor:
         self._now = now
         self._kill_on_stop = kill_on_stop
         self._slots = Slots(max_running)
-        self._threads = _Threads()
+        self._threads = Threads()
         self._runs: dict[int, Run] = {}
         self._stopped = threading.Event()
         self._inbox: Inbox | None = None

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -60,30 +61,43 @@ class JobService:
         self._check_space = check_space
         self._now = now
 
-    def submit(self, asked: Submission, caller: Caller) -> Job:
+    def submit(self, asked: Submission, caller: Caller, *, wait: float = 0) -> Job:
         """Queue a job; it is durable when this returns.
+
+        Args:
+            asked: what to run.
+            caller: who asks; the job will be theirs.
+            wait: seconds to wait for its end.
 
         Raises:
             InvalidRequest: with everything that is wrong.
             ShellNotAllowed: policy refuses.
+            TooBusy: too many wait already; nothing was stored.
             StorageError: nothing was stored.
         """
         spec, inputs = self._specs.make(asked)
-        return self._add(spec, inputs, caller)
+        return self._add(spec, inputs, caller, wait)
 
-    def rerun(self, reference: str, caller: Caller) -> Job:
-        """Queue a new job with the specification and inputs of another.
+    def rerun(self, reference: str, caller: Caller, *, wait: float = 0) -> Job:
+        """Queue a new job with the specification and inputs of another; as `submit`.
 
         Raises:
             JobNotFound: there is none to see.
-            StorageError: nothing was stored.
+            TooBusy, StorageError: nothing was stored.
         """
         with self._database.read() as connection:
             job = self._access.job_for(connection, reference, caller)
             inputs = store.load_inputs(connection, job.number)
-        return self._add(job.spec, inputs, caller)
+        return self._add(job.spec, inputs, caller, wait)
 
-    def _add(self, spec: JobSpec, inputs: list[Input], caller: Caller) -> Job:
+    def _add(self, spec: JobSpec, inputs: list[Input], caller: Caller, wait: float) -> Job:
+        # The seat comes first: a client that was refused for want of one must
+        # not have started anything.
+        with self._waiters.seat() if wait > 0 else nullcontext():
+            job = self._store(spec, inputs, caller)
+            return self._await(job, caller, wait) if wait > 0 else job
+
+    def _store(self, spec: JobSpec, inputs: list[Input], caller: Caller) -> Job:
         self._check_space()
         now = self._now()
         new = NewJob(
@@ -118,6 +132,10 @@ class JobService:
         """
         if job.state.is_ended or seconds <= 0:
             return job
+        with self._waiters.seat():
+            return self._await(job, caller, seconds)
+
+    def _await(self, job: Job, caller: Caller, seconds: float) -> Job:
         self._waiters.wait(job.id, lambda: self._has_ended(job.number), seconds)
         return self.get(job.id, caller)
 

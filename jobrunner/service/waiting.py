@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from jobrunner.domain.errors import TooBusy
 from jobrunner.hints import Hints, Inbox
@@ -31,25 +32,34 @@ class Waiters:
         """Lower the bound: for a server with fewer threads than configured."""
         self._limit = min(self._limit, most)
 
+    @contextmanager
+    def seat(self) -> Iterator[None]:
+        """Be one of those who wait; to be taken before anything is done that can't be taken back.
+
+        Raises:
+            TooBusy: too many wait already.
+        """
+        with self._lock:
+            if self._count >= self._limit:
+                raise TooBusy("too many requests wait for the end of a job; ask without waiting, or again later")
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._count -= 1
+
     def wait(self, job_id: str, has_ended: Callable[[], bool], seconds: float) -> None:
-        """Return when the job has ended, or the time is up, or the process is about to stop.
+        """Return when the job has ended, or the time is up, or the process is about to stop. The caller has a seat.
 
         Args:
             job_id: whose hints to listen for.
             has_ended: looks at the job; called now and then, from this thread.
             seconds: how long to wait at most.
-
-        Raises:
-            TooBusy: too many wait already.
         """
         deadline = time.monotonic() + seconds
-        self._take_seat()
-        try:
-            with self._hints.open_job_inbox(job_id) as inbox:
-                self._wait(inbox, has_ended, deadline)
-        finally:
-            with self._lock:
-                self._count -= 1
+        with self._hints.open_job_inbox(job_id) as inbox:
+            self._wait(inbox, has_ended, deadline)
 
     def close(self) -> None:
         """Have everyone return who waits, and everyone who will. From a signal handler too."""
@@ -66,9 +76,3 @@ class Waiters:
                     return
         finally:
             self._inboxes.discard(inbox)
-
-    def _take_seat(self) -> None:
-        with self._lock:
-            if self._count >= self._limit:
-                raise TooBusy("too many requests wait for the end of a job; ask without waiting, or again later")
-            self._count += 1

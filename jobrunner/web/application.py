@@ -5,7 +5,7 @@ from flask_openapi3 import Info, OpenAPI
 
 import jobrunner
 from jobrunner.web.api import catalogue, control, jobs, output, service
-from jobrunner.web.api.schema import ProblemDocument
+from jobrunner.web.api.documents import ProblemDocument
 from jobrunner.web.errors import register_error_handlers
 from jobrunner.web.guard import register_guard
 from jobrunner.web.services import EXTENSION, Services

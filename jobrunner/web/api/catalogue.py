@@ -4,7 +4,7 @@ from flask import Response
 
 from jobrunner.service.document import render_time
 from jobrunner.web.api.blueprint import ApiBlueprint
-from jobrunner.web.api.schema import ProblemDocument, ScriptListDocument
+from jobrunner.web.api.documents import ProblemDocument, ScriptListDocument
 from jobrunner.web.render import json_response
 from jobrunner.web.services import services
 

@@ -4,7 +4,8 @@ from flask import Response
 
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.web.api.blueprint import ApiBlueprint
-from jobrunner.web.api.schema import Cancel, JobDocument, JobPath, ProblemDocument, Signal
+from jobrunner.web.api.documents import JobDocument, ProblemDocument
+from jobrunner.web.api.schema import Cancel, JobPath, Signal
 from jobrunner.web.render import job_response
 from jobrunner.web.services import caller, services
 

@@ -11,17 +11,8 @@ from jobrunner.domain.job import Job, JobFilter
 from jobrunner.domain.states import ACTIVE, ENDED, JobState
 from jobrunner.service.document import job_path, render_job
 from jobrunner.web.api.blueprint import ApiBlueprint
-from jobrunner.web.api.schema import (
-    DeleteQuery,
-    JobDocument,
-    JobListDocument,
-    JobPath,
-    JobQuery,
-    ListQuery,
-    ProblemDocument,
-    Submission,
-    SubmitQuery,
-)
+from jobrunner.web.api.documents import JobDocument, JobListDocument, ProblemDocument
+from jobrunner.web.api.schema import DeleteQuery, JobPath, JobQuery, ListQuery, Submission, SubmitQuery
 from jobrunner.web.parse import parse_wait
 from jobrunner.web.render import conditional, job_response, json_response
 from jobrunner.web.services import caller, services
@@ -37,21 +28,18 @@ _STATE_GROUPS = {"active": ACTIVE, "ended": ENDED}
 @bp.post("", responses={202: JobDocument, 200: JobDocument})
 def submit(query: SubmitQuery, body: Submission) -> Response:
     """Submit a job. 202 once it is durable; with `Prefer: wait=N`, 200 if it ended within N seconds."""
-    job = services().jobs.submit(body.to_domain(), caller())
-    return _accepted(job, query)
+    seconds = _waiting_time(query.wait)
+    return _accepted(services().jobs.submit(body.to_domain(), caller(), wait=seconds or 0), seconds)
 
 
 @bp.post("/<job_id>/rerun", responses={202: JobDocument, 200: JobDocument})
 def rerun(path: JobPath, query: SubmitQuery) -> Response:
     """Submit a new job of the same specification. Answers as a submission does."""
-    job = services().jobs.rerun(path.job_id, caller())
-    return _accepted(job, query)
-
-
-def _accepted(job: Job, query: SubmitQuery) -> Response:
     seconds = _waiting_time(query.wait)
-    if seconds is not None:
-        job = services().jobs.wait(job, caller(), seconds)
+    return _accepted(services().jobs.rerun(path.job_id, caller(), wait=seconds or 0), seconds)
+
+
+def _accepted(job: Job, seconds: float | None) -> Response:
     ended = job.state.is_ended
     response = job_response(job, 200 if ended else 202, include_output=ended)
     response.headers["Location"] = job_path(job)

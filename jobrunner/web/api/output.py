@@ -12,7 +12,8 @@ from werkzeug.wsgi import wrap_file
 from jobrunner.domain.errors import OutputNotFound
 from jobrunner.spool import Stream
 from jobrunner.web.api.blueprint import ApiBlueprint
-from jobrunner.web.api.schema import OutputQuery, ProblemDocument, StreamPath
+from jobrunner.web.api.documents import ProblemDocument
+from jobrunner.web.api.schema import OutputQuery, StreamPath
 from jobrunner.web.services import caller, services
 
 bp = ApiBlueprint("output", __name__, url_prefix="/v1/jobs", abp_responses={"default": ProblemDocument})

@@ -1,12 +1,11 @@
-"""The models of ``/v1``: what requests are validated by, and what ``/openapi.json`` is made of.
+"""The models of requests: what they are validated by, and what ``/openapi.json`` is made of.
 
 They check types and shapes. Rules that hold for every face of the service
 (NUL bytes, names, ranges) are in `jobrunner.domain.spec` and ``service``; here
 they are only described.
 """
 
-from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AwareDatetime,
@@ -20,9 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from jobrunner.domain.job import ErrorCode
 from jobrunner.domain.spec import LABEL_MAX, LABELS_MAX, NAME_MAX, RESERVED_ENV_PREFIX, StepKind
-from jobrunner.domain.states import JobState
+from jobrunner.domain.states import JobState, Priority
 from jobrunner.service.submission import Submission as Asked
 from jobrunner.web.parse import decode_content
 
@@ -101,8 +99,6 @@ class Submission(Body):
 
     def to_domain(self) -> Asked:
         """Translate to the words of the service."""
-        from jobrunner.domain.states import Priority
-
         if self.command is not None:
             kind, words = StepKind.COMMAND, [self.command]
         elif self.argv is not None:
@@ -206,164 +202,3 @@ class ListQuery(Query):
     q: str | None = Field(None, description="a substring of name or command", max_length=200)
     limit: int = Field(50, ge=1, le=1000)
     cursor: str | None = Field(None, description="from `next` of the page before")
-
-
-# ── answers, for the document only: a test holds real answers against them ──
-
-
-class Document(BaseModel):
-    """An answer."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class ProblemDetail(Document):
-    """What is wrong with one member of a request."""
-
-    pointer: str
-    detail: str
-
-
-class ProblemDocument(Document):
-    """Problem details (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    errors: list[ProblemDetail] | None = None
-    retry_after: int | None = None
-    checks: dict[str, str | None] | None = None
-
-
-class StepDocument(Document):
-    """One command of a job."""
-
-    index: int
-    name: str | None
-    kind: StepKind
-    argv: list[str]
-    cwd: str | None
-    state: Literal[*(state.value for state in JobState), "skipped"]  # type: ignore[valid-type]
-    exit_code: int | None
-    signal: str | None
-    started_at: datetime | None
-    finished_at: datetime | None
-
-
-class ErrorDocument(Document):
-    """What went wrong around a job, with the system's own words."""
-
-    code: ErrorCode
-    detail: str
-
-
-class StreamDocument(Document):
-    """An output stream; `text` only with `include=output`."""
-
-    bytes: int
-    dropped_bytes: int
-    href: str
-    text: str | None = None
-    text_offset: int | None = None
-
-
-class SizeDocument(Document):
-    """The size of what came with a job."""
-
-    bytes: int
-
-
-class FileDocument(SizeDocument):
-    """A file that came with a job."""
-
-    name: str
-
-
-class SentSignalDocument(Document):
-    """A signal that a job was sent."""
-
-    signal: str
-    at: datetime
-
-
-class CancelDocument(Document):
-    """Who wanted a job to end, and what was done."""
-
-    by: str
-    at: datetime
-    signals: list[SentSignalDocument]
-    escalated: bool
-
-
-class JobDocument(Document):
-    """A job and what became of it."""
-
-    id: str
-    number: int
-    name: str | None
-    owner: str
-    labels: dict[str, str]
-    api: str
-    state: JobState
-    priority: Literal["low", "normal", "high"]
-    steps: list[StepDocument]
-    exit_code: int | None
-    signal: str | None
-    error: ErrorDocument | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    deadline_at: datetime | None
-    duration: float | None
-    timeout: float
-    grace: float
-    env_names: list[str]
-    stdin: SizeDocument
-    files: list[FileDocument]
-    stdout: StreamDocument
-    stderr: StreamDocument
-    cancel: CancelDocument | None
-
-
-class JobListDocument(Document):
-    """A page of jobs, newest first."""
-
-    jobs: list[JobDocument]
-    next: str | None
-
-
-class ScriptDocument(Document):
-    """A catalogued script."""
-
-    name: str
-    description: str
-    bytes: int
-    modified_at: datetime
-
-
-class ScriptListDocument(Document):
-    """The catalogue."""
-
-    scripts: list[ScriptDocument]
-
-
-class StatsDocument(Document):
-    """How much there is to do, and how much is kept."""
-
-    queued: int
-    running: int
-    slots: int
-    states: dict[JobState, int]
-    waiters: int
-    spool_bytes: int
-    free_bytes: int
-
-
-class HealthDocument(Document):
-    """The process answers."""
-
-    status: Literal["ok"]
-
-
-Responses = dict[str | int, Any]

@@ -7,7 +7,7 @@ from flask_openapi3 import OpenAPI
 
 from jobrunner.domain.states import JobState
 from jobrunner.web.api.blueprint import ApiBlueprint
-from jobrunner.web.api.schema import HealthDocument, ProblemDocument, StatsDocument
+from jobrunner.web.api.documents import HealthDocument, ProblemDocument, StatsDocument
 from jobrunner.web.errors import problem
 from jobrunner.web.render import json_response
 from jobrunner.web.services import services
