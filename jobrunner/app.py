@@ -167,7 +167,7 @@ class House:
             self.spool,
             self.hints,
             max_running=settings.max_running,
-            kill_on_stop=settings.on_stop == "kill",
+            stop_grace=settings.grace if settings.on_stop == "kill" else None,
             environment={"PATH": DEFAULT_PATH, **inherited, **self.config.environment},
             kill_leftovers=settings.kill_leftovers,
             now=utc_now,

@@ -23,7 +23,7 @@ worker_class = "jobrunner.gunicorn_worker.PatientWorker"
 threads = _server.threads + _server.waiters_per_worker
 worker_connections = 1000
 keepalive = 15
-graceful_timeout = 30
+graceful_timeout = 10
 # gunicorn would open one in the home directory, the same for two instances,
 # through which anybody of this user can change the number of workers.
 control_socket_disable = True

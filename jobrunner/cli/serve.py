@@ -19,8 +19,9 @@ def serve(ctx: click.Context) -> None:
     environ = dict(os.environ)
     if ctx.find_root().obj:
         environ["JOBRUNNER_CONFIG"] = str(ctx.find_root().obj.absolute())
-    # Jobs that are to be killed have their grace period first.
-    sys.exit(Supervisor(environ, patience=config.executor.grace + 5).run())
+    # Jobs that are to be killed have their grace period first, and requests in
+    # flight their ten seconds.
+    sys.exit(Supervisor(environ, patience=max(config.executor.grace, 10) + 5).run())
 
 
 @click.command(hidden=True)

@@ -46,7 +46,8 @@ class Executor:
     Args:
         identity: names this executor in the rows it owns; never used twice.
         max_running: jobs at a time.
-        kill_on_stop: whether `stop` ends running jobs, or leaves them to the next executor.
+        stop_grace: None: `stop` leaves running jobs to the next executor; else it ends them, and this is the most
+            seconds that they may take after SIGTERM.
         environment: the base environment of jobs.
         kill_leftovers: whether to end what an ended job left in its process group.
     """
@@ -59,7 +60,7 @@ class Executor:
         hints: Hints,
         *,
         max_running: int,
-        kill_on_stop: bool,
+        stop_grace: float | None,
         environment: dict[str, str],
         kill_leftovers: bool,
         now: Now,
@@ -68,7 +69,7 @@ class Executor:
         self._database = database
         self._hints = hints
         self._now = now
-        self._kill_on_stop = kill_on_stop
+        self._stop_grace = stop_grace
         self._slots = Slots(max_running)
         self._threads = Threads()
         self._runs: dict[int, Run] = {}
@@ -150,11 +151,9 @@ class Executor:
             return
         claimed: list[Job] = []
         try:
-            with self._database.write() as connection:
-                claimed = store.claim_jobs(connection, self._identity, free, self._now())
-        except BaseException:
-            claimed = []  # rolled back, so they are queued as before
-            raise
+            claimed = self._database.write_together(
+                lambda connection: store.claim_jobs(connection, self._identity, free, self._now())
+            )
         finally:
             self._slots.give_unused(free - len(claimed))
         if len(claimed) < free:
@@ -263,8 +262,7 @@ class Executor:
         """Write, and try again until the storage takes it; None when the executor was stopped before."""
         while True:
             try:
-                with self._database.write() as connection:
-                    return write(connection)
+                return self._database.write_together(write)
             except StorageError as error:
                 logger.warning("can't write what became of the job, trying again: %s", error)
                 if self._stopping:
@@ -273,17 +271,27 @@ class Executor:
 
     def _end(self) -> None:
         """Give running jobs up, or end them; return when all threads have."""
-        if self._kill_on_stop:
-            request = CancelRequest(by="service", at=self._now(), signal=signal.SIGTERM)
-            numbers = list(self._runs)
-            self._persist(lambda connection: [store.cancel_running(connection, number, request) for number in numbers])
-            for run in list(self._runs.values()):
-                run.cancel(request)
+        if self._stop_grace is not None:
+            self._cancel_all(self._stop_grace)
         else:
             for run in list(self._runs.values()):
                 run.give_up()
         self._threads.join()
         logger.info("executor %s has stopped", self._identity)
+
+    def _cancel_all(self, grace: float) -> None:
+        now = self._now()
+        requests = {
+            run: CancelRequest("service", now, signal.SIGTERM, min(run.job.spec.grace, grace))
+            for run in list(self._runs.values())
+        }
+        self._persist(
+            lambda connection: [
+                store.cancel_running(connection, run.job.number, request) for run, request in requests.items()
+            ]
+        )
+        for run, request in requests.items():
+            run.cancel(request)
 
     def _load_inputs(self, number: int) -> list[Input]:
         with self._database.read() as connection:

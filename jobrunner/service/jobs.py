@@ -103,8 +103,7 @@ class JobService:
         new = NewJob(
             id=make_job_id(int(now.timestamp() * 1000)), owner=caller.name, api=self._api, created_at=now, spec=spec
         )
-        with self._database.write(durable=True) as connection:
-            job = store.add_job(connection, new, inputs)
+        job = self._database.write_together(lambda connection: store.add_job(connection, new, inputs), durable=True)
         self._hints.wake_executor(Hint.QUEUED)
         return job
 

@@ -4,18 +4,21 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from jobrunner.domain.errors import StorageError, StorageFull, StorageReadOnly
+from jobrunner.store.together import GroupCommit
 
 __all__ = ["Connection", "Database"]
+
+T = TypeVar("T")
 
 OUTSIDER_TIMEOUT = 10.0
 """Seconds to wait for a writer that does not queue with us: a shell, a backup tool."""
@@ -43,6 +46,7 @@ class Database:
         self._reader = self._make_engine(writes=False, synchronous="normal")
         self._durable_writer = self._make_engine(writes=True, synchronous=synchronous)
         self._writer = self._make_engine(writes=True, synchronous="normal")
+        self._group = GroupCommit(lambda durable: self.write(durable=durable))
         self._lock = _WriteLock(path.with_name(path.name + ".write-lock"))
 
     @contextmanager
@@ -75,17 +79,27 @@ class Database:
             self._shrink()
             raise
 
+    def write_together(self, work: Callable[[Connection], T], *, durable: bool = False) -> T:
+        """Run this in a transaction that other threads' writes may share; return when it is committed.
+
+        For what many threads do at once. ``work`` may run on another thread,
+        and once more if it was rolled back because of a neighbour.
+
+        Raises:
+            StorageFull, StorageReadOnly, StorageError: nothing of it was written.
+        """
+        return self._group.write(work, durable=durable)
+
     def check_writable(self) -> None:
-        """Begin a write and give it up again.
+        """Commit a write that changes nothing.
 
         Raises:
             StorageError: the database can't be written.
         """
-        with self._lock, _storage_errors(), self._writer.connect() as connection, connection.begin() as transaction:
-            # BEGIN IMMEDIATE alone succeeds on a file that can't be written.
-            connection.exec_driver_sql("CREATE TEMP TABLE IF NOT EXISTS probe (x)")
-            connection.exec_driver_sql("UPDATE token SET name = name WHERE 0")
-            transaction.rollback()
+        with self.write() as connection:
+            # Only the commit tells: to begin succeeds on a full disk and on a
+            # read-only one. We have no use for this number in the file's head.
+            connection.exec_driver_sql("PRAGMA user_version = 0")
 
     def backup(self, target: Path) -> None:
         """Copy the database to a new file while it is in use, with SQLite's online backup.
