@@ -31,7 +31,7 @@ def parse_duration(text: str) -> float:
     Raises:
         ValueError: the text is none of these.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw]?)", text, re.ASCII)
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,9})?)([smhdw]?)", text, re.ASCII)
     if not found:
         raise ValueError("expected seconds, or a number with s, m, h, d or w, like 30d")
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[found[2]]
@@ -43,7 +43,7 @@ def parse_size(text: str) -> int:
     Raises:
         ValueError: the text is none of these.
     """
-    found = re.fullmatch(r"(\d+)([KMGT]?)", text, re.ASCII | re.IGNORECASE)
+    found = re.fullmatch(r"(\d{1,18})([KMGT]?)", text, re.ASCII | re.IGNORECASE)
     if not found:
         raise ValueError("expected bytes, or a number with K, M, G or T, like 10G")
     return int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[found[2].upper()]
@@ -307,7 +307,8 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
             problems.append(f"{where} = {text}: {error}")
     sections = {section: kind(**parsed[section]) for section, kind in SECTIONS.items()}
     config = Config(**sections, environment=jobs_environment, warnings=tuple(warnings))
-    problems.extend(_contradictions(config, path))
+    if not problems:
+        problems.extend(_contradictions(config, path))
     if problems:
         raise ConfigError(problems)
     return config
@@ -315,18 +316,22 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
 
 def _read_file(path: Path, problems: list[str]) -> dict[str, dict[str, str]]:
     """Read the sections of a file; whatever is unknown becomes a problem and is left out."""
-    # Names of environment variables differ by case, hence no optionxform; a
-    # value may hold a percent sign, hence no interpolation.
-    parser = configparser.RawConfigParser(inline_comment_prefixes=(";",), default_section="")
-    parser.optionxform = str  # type: ignore[assignment,method-assign]  # the documented way to keep case
+    parser = _make_parser(strict=True)
     try:
-        parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
+        text = path.read_text(encoding="utf-8")
+        try:
+            parser.read_string(text, source=str(path))
+        except (configparser.DuplicateOptionError, configparser.DuplicateSectionError) as error:
+            problems.append(" ".join(str(error).split()))
+            parser = _make_parser(strict=False)  # it has stopped reading there
+            parser.read_string(text, source=str(path))
     except OSError as error:
         problems.append(f"{path}: {error.strerror}")
     except UnicodeDecodeError as error:
         problems.append(f"{path}: not UTF-8 at byte {error.start}")
     except configparser.Error as error:
         problems.append(" ".join(str(error).split()))
+        parser = _make_parser(strict=False)  # what was read so far is not finished
     found: dict[str, dict[str, str]] = {}
     for section in parser.sections():
         if section == "environment":
@@ -340,6 +345,14 @@ def _read_file(path: Path, problems: list[str]) -> dict[str, dict[str, str]]:
         problems.extend(f"{path}: [{section}] {key}: unknown key{_did_you_mean(key, known)}" for key in unknown)
         found[section] = {key: text for key, text in parser[section].items() if key in known}
     return found
+
+
+def _make_parser(*, strict: bool) -> configparser.RawConfigParser:
+    # A value may hold a percent sign: no interpolation. Names of environment
+    # variables differ by case: no folding.
+    parser = configparser.RawConfigParser(inline_comment_prefixes=(";",), default_section="", strict=strict)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # the documented way to keep case
+    return parser
 
 
 def _add_environment(values: dict[tuple[str, str], tuple[str, str]], environ: Mapping[str, str]) -> list[str]:

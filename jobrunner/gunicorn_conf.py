@@ -11,6 +11,7 @@ from typing import Any
 
 from jobrunner.config import load_config
 from jobrunner.log import logging_config
+from jobrunner.parent import die_with_parent
 
 _config = load_config()
 _server = _config.server
@@ -37,6 +38,11 @@ def when_ready(server: Any) -> None:  # noqa: ARG001 gunicorn's signature
     """Leave the application's objects alone, if it was preloaded: workers then share their pages."""
     gc.collect()
     gc.freeze()
+
+
+def post_fork(_server: Any, _worker: Any) -> None:
+    """Have a worker end with its parent, however that dies: gunicorn would only notice after a while."""
+    die_with_parent()
 
 
 def post_worker_init(worker: Any) -> None:

@@ -11,6 +11,7 @@ for the end of a job listens at an abstract address made of the job's id
 import os
 import select
 import socket
+import threading
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -72,6 +73,7 @@ class Hints:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._fd: int | None = None
+        self._opening = threading.Lock()
         self._socket = _make_socket()
 
     def open_executor_inbox(self) -> Inbox:
@@ -116,9 +118,10 @@ class Hints:
             self._fd = None
 
     def _executor_address(self) -> str:
-        if self._fd is None:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._fd = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        with self._opening:
+            if self._fd is None:
+                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._fd = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         # The path of a unix socket has at most 107 bytes, a data directory may have more.
         return f"/proc/self/fd/{self._fd}/{_EXECUTOR}"
 

@@ -12,9 +12,11 @@ The stream files are made last, right before the process: a directory with
 ``stdout`` but without ``process.json`` tells that a process may have been made.
 """
 
+import errno
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -22,6 +24,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO, Self
 
+from jobrunner.domain.ids import parse_job_reference
 from jobrunner.domain.spec import Input, InputKind
 
 
@@ -147,7 +150,10 @@ class Spool:
                 content = file.read()
         except FileNotFoundError:
             return None
-        return ProcessRecord(**json.loads(content)) if content else None
+        try:
+            return ProcessRecord(**json.loads(content))
+        except (ValueError, TypeError):
+            return None  # the machine, or the disk, has failed in the middle
 
     def size(self, job_id: str, stream: Stream) -> int:
         """Return the length of a stream so far; 0 when there is none."""
@@ -175,19 +181,37 @@ class Spool:
 
     def disk_bytes(self, job_id: str) -> int:
         """Return the disk blocks that the directory holds, in bytes."""
-        return _disk_bytes(self.path(job_id))
+        try:
+            return _disk_bytes(self.path(job_id))
+        except (RecursionError, OSError):
+            # A tree too deep for us, or with directories that the job has closed.
+            return _du(self.path(job_id))
 
     def remove(self, job_id: str) -> None:
         """Remove the directory of a job, if there is one."""
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self.path(job_id))
+        path = self.path(job_id)
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            return
+        except (RecursionError, OSError) as error:
+            # As above; the system's own tools can do it.
+            subprocess.run(["chmod", "-R", "u+rwX", path], stderr=subprocess.DEVNULL, check=False)
+            done = subprocess.run(["rm", "-rf", path], stderr=subprocess.PIPE, text=True, check=False)
+            if done.returncode != 0:
+                raise OSError(errno.EIO, done.stderr.strip() or str(error), path) from error
 
     def list_directories(self) -> Iterator[tuple[str, float]]:
-        """Name every directory that there is: the job's id, and when it was last changed (seconds since 1970)."""
+        """Name every job's directory: its id, and when it was last changed (seconds since 1970).
+
+        What is not one of ours, somebody else has put there.
+        """
         for shelf in _scan(self._root):
             for entry in _scan(shelf.path):
+                is_ours = entry.name[-2:] == shelf.name and isinstance(parse_job_reference(entry.name), str)
                 with suppress(FileNotFoundError):
-                    yield entry.name, entry.stat(follow_symlinks=False).st_mtime
+                    if is_ours and entry.is_dir(follow_symlinks=False):
+                        yield entry.name, entry.stat(follow_symlinks=False).st_mtime
 
 
 _NEW_STREAM = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -210,6 +234,13 @@ def _scan(path: str) -> Iterator[os.DirEntry[str]]:
             yield from entries
     except (FileNotFoundError, NotADirectoryError):
         return
+
+
+def _du(path: str) -> int:
+    done = subprocess.run(
+        ["du", "-s", "--block-size=1", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
+    )
+    return int(done.stdout.split()[0]) if done.stdout else 0
 
 
 def _disk_bytes(path: str) -> int:

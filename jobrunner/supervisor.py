@@ -4,7 +4,6 @@ It knows neither Flask nor the database, so that it stays small and has little
 to fail with.
 """
 
-import ctypes
 import logging
 import os
 import select
@@ -20,7 +19,6 @@ CHILDREN = {"executor": "executor", "web": "web"}
 """Name in the log → (hidden) command of ``jobrunner``."""
 
 _STOP = {signal.SIGTERM, signal.SIGINT}
-_PR_SET_PDEATHSIG = 1
 
 
 class Supervisor:
@@ -92,14 +90,3 @@ def _wait_for_signals(inbox: int, seconds: float | None) -> set[int]:
         return set(os.read(inbox, 4096))
     except BlockingIOError:
         return set()
-
-
-def die_with_supervisor() -> None:
-    """Have the kernel end this child in order when its supervisor dies: prctl(2), PR_SET_PDEATHSIG.
-
-    It survives an exec. Jobs are not concerned: they have sessions of their own.
-    """
-    supervisor = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != supervisor:
-        raise SystemExit("the supervisor has died before this process had begun")

@@ -7,7 +7,8 @@ import click
 
 from jobrunner.cli.common import read_config
 from jobrunner.log import set_up_logging
-from jobrunner.supervisor import Supervisor, die_with_supervisor
+from jobrunner.parent import die_with_parent
+from jobrunner.supervisor import Supervisor
 
 
 @click.command()
@@ -27,7 +28,7 @@ def serve(ctx: click.Context) -> None:
 @click.command(hidden=True)
 def executor() -> None:
     """Run jobs; ``serve`` starts this."""
-    die_with_supervisor()
+    die_with_parent()
     from jobrunner.app import open_house, run_executor
 
     house = open_house()
@@ -38,7 +39,7 @@ def executor() -> None:
 @click.command(hidden=True)
 def web() -> None:
     """Answer HTTP; ``serve`` starts this."""
-    die_with_supervisor()
+    die_with_parent()
     from gunicorn.app.wsgiapp import run
 
     # Loaded once, before the fork: workers share the memory of the code.

@@ -1,6 +1,7 @@
 """How a process ended: a code or a signal, never the shell's mixture of both (128+n)."""
 
 import os
+import re
 import signal
 from dataclasses import dataclass
 from typing import Self
@@ -47,20 +48,24 @@ class ExitStatus:
 
 
 def signal_name(number: int) -> str:
-    """Name a signal: ``SIGKILL``; real-time signals as ``SIGRTMIN+n``."""
+    """Name a signal: ``SIGKILL``; real-time signals as ``SIGRTMIN+n``, those without a name as ``SIG32``."""
     try:
         return signal.Signals(number).name
     except ValueError:
-        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+        beyond = number - signal.SIGRTMIN
+        return f"SIGRTMIN+{beyond}" if beyond > 0 else f"SIG{number}"
 
 
 def parse_signal(name: str) -> int:
-    """Turn ``SIGTERM`` or ``TERM`` into its number.
+    """Turn ``SIGTERM``, ``TERM`` or ``SIGRTMIN+3`` into its number.
 
     Raises:
         ValueError: there is no such signal, or its name is not one of this system's.
     """
     full = name if name.startswith("SIG") else f"SIG{name}"
+    beyond = re.fullmatch(r"SIGRTMIN\+([0-9]{1,2})", full, re.ASCII)
+    if beyond and signal.SIGRTMIN + int(beyond[1]) <= signal.SIGRTMAX:
+        return signal.SIGRTMIN + int(beyond[1])
     try:
         return signal.Signals[full].value
     except KeyError:

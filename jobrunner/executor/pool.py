@@ -6,6 +6,7 @@ wake the first; without them it looks every `TICK` seconds.
 """
 
 import logging
+import resource
 import signal
 import threading
 import time
@@ -35,6 +36,12 @@ T = TypeVar("T")
 
 TICK = 0.25
 """Seconds after which a lost hint is made up for."""
+
+_DESCRIPTORS = 64
+"""What the executor itself needs, amply."""
+
+_DESCRIPTORS_OF_JOB = 8
+"""Two while a job runs, and some more while it starts."""
 
 RETRY_PAUSE = 1.0
 """Seconds between two tries to write to a storage that refuses."""
@@ -71,10 +78,11 @@ class Executor:
         self._now = now
         self._stop_grace = stop_grace
         self._slots = Slots(max_running)
-        self._threads = Threads()
+        self._threads = Threads(self._give_slot)
         self._runs: dict[int, Run] = {}
         self._stopped = threading.Event()
         self._inbox: Inbox | None = None
+        self._look_at_all_at = 0.0
         self._around = Surroundings(
             spool=spool,
             environment=environment,
@@ -95,6 +103,7 @@ class Executor:
             lock.release()
 
     def _run(self) -> None:
+        self._slots.size = _make_room(self._slots.size)
         inbox = self._inbox = self._hints.open_executor_inbox()
         logger.info("executor %s runs up to %d jobs at a time", self._identity, self._slots.size)
         trouble = _Trouble()
@@ -108,6 +117,7 @@ class Executor:
                 self._look(hints)
             hints = inbox.wait(RETRY_PAUSE if trouble.is_on else TICK)
         self._end()
+        self._inbox = None  # a late signal must not write to a descriptor that is another's by then
         inbox.close()
 
     def stop(self) -> None:
@@ -116,18 +126,22 @@ class Executor:
         May be called by a signal handler.
         """
         self._stopped.set()
-        if self._inbox is not None:
-            self._inbox.interrupt()
+        inbox = self._inbox
+        if inbox is not None:
+            inbox.interrupt()
 
     @property
     def _stopping(self) -> bool:
         return self._stopped.is_set()
 
     def _look(self, hints: set[bytes]) -> None:
-        """Do what the hints are about; without any, look for everything."""
-        if Hint.CONTROL.value in hints or not hints:
+        """Do what the hints are about; without any, and every now and then, look for everything."""
+        everything = not hints or time.monotonic() >= self._look_at_all_at
+        if everything:
+            self._look_at_all_at = time.monotonic() + TICK
+        if everything or Hint.CONTROL.value in hints:
             self._control()
-        if Hint.QUEUED.value in hints or (not hints and self._has_queued()):
+        if Hint.QUEUED.value in hints or (everything and self._has_queued()):
             self._claim()
 
     def _has_queued(self) -> bool:
@@ -161,14 +175,18 @@ class Executor:
         for job in claimed:
             self._start(job, Run.execute)
 
-    def _send(self, signals: list[tuple[int, int, int]]) -> None:
-        with self._database.write() as connection:
-            # First forgotten, then sent: never twice, and a signal that is
-            # lost in a crash of the executor is one that nobody was promised.
-            store.remove_signals(connection, [row for row, _, _ in signals])
-        for _, number, sent in signals:
-            if run := self._runs.get(number):
-                run.send(sent)
+    def _send(self, signals: list[store.WantedSignal]) -> None:
+        # A job that was claimed this moment may not be among the runs yet: its signals wait.
+        due = [(wanted, self._runs.get(wanted.number)) for wanted in signals]
+        done = [wanted.row for wanted, run in due if run is not None or not wanted.is_running]
+        if done:
+            with self._database.write() as connection:
+                # First forgotten, then sent: never twice, and a signal that is
+                # lost in a crash of the executor is one that nobody was promised.
+                store.remove_signals(connection, done)
+        for wanted, run in due:
+            if run is not None:
+                run.send(wanted.signal)
 
     def _adopt_all(self) -> None:
         """Take over what an executor before us has left running."""
@@ -179,35 +197,40 @@ class Executor:
             self._start(job, Run.adopt)
 
     def _start(self, job: Job, how: Callable[[Run], JobEnd | None]) -> None:
+        run = self._make_run(job)
+        self._threads.start(partial(self._work, run, how))
+
+    def _make_run(self, job: Job) -> Run:
         run = Run(job, self._around)
         self._runs[job.number] = run
-        self._threads.start(partial(self._work, run, how))
+        return run
 
     def _work(self, run: Run, how: Callable[[Run], JobEnd | None]) -> None:
         """Run jobs one after the other in a slot, until the queue is empty. The thread's main function."""
         following = self._run_one(run, how)
         while following is not None:
-            run = Run(following, self._around)
-            self._runs[following.number] = run
-            following = self._run_one(run, Run.execute)
+            following = self._run_one(self._make_run(following), Run.execute)
+
+    def _give_slot(self) -> None:
         if self._slots.give():
             self._hints.wake_executor(Hint.QUEUED)
 
     def _run_one(self, run: Run, how: Callable[[Run], JobEnd | None]) -> Job | None:
         """Run a job to its end; return the next one for this slot, claimed in the same transaction."""
         log.JOB.set(run.job.number)
-        following = None
         try:
             if self._stopping and how is Run.execute:
                 raise NeverStarted  # claimed while the executor was told to stop
             end = self._execute(run, how)
-            if end is not None:
-                following = self._finish(run, end)
+            following = self._finish(run, end) if end is not None else None
         except NeverStarted:
-            self._requeue(run)
-        finally:
+            # Before it is queued: another thread may claim it at once.
             del self._runs[run.job.number]
+            self._requeue(run)
+            return None
+        finally:
             log.JOB.set(None)
+        del self._runs[run.job.number]
         return following
 
     def _execute(self, run: Run, how: Callable[[Run], JobEnd | None]) -> JobEnd | None:
@@ -316,7 +339,7 @@ class _Trouble:
     def watched(self) -> Iterator[None]:
         try:
             yield
-        except StorageError as error:
+        except (StorageError, OSError) as error:
             if not self.is_on:
                 logger.error("the storage refuses, trying again every %g s: %s", RETRY_PAUSE, error)  # noqa: TRY400
             self.is_on = True
@@ -324,6 +347,19 @@ class _Trouble:
             if self.is_on:
                 logger.info("the storage is back")
             self.is_on = False
+
+
+def _make_room(slots: int) -> int:
+    """Raise the soft limit of open descriptors for so many slots; return how many fit under the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS + slots * _DESCRIPTORS_OF_JOB
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        fitting = max((hard - _DESCRIPTORS) // _DESCRIPTORS_OF_JOB, 1)
+        logger.warning("only %d of %d jobs at a time: the hard limit of open files is %d", fitting, slots, hard)
+        slots, wanted = min(slots, fitting), hard
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return slots
 
 
 def describe(end: JobEnd) -> str:

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import select
+import signal
 import struct
 import subprocess
 import time
@@ -23,6 +24,10 @@ from jobrunner.spool import JobStreams, ProcessRecord
 
 COOKIE = f"{RESERVED_ENV_PREFIX}ID"
 """The environment variable that tells, of any process, which job it belongs to."""
+
+
+REAP_PATIENCE = 10.0
+"""Seconds to wait for another's zombie to be reaped, where only then its status can be seen."""
 
 
 class SpawnError(Exception):
@@ -93,26 +98,38 @@ class ChildProcess:
 class AdoptedProcess:
     """A process that an executor before us has started: not our child, so not ours to reap."""
 
-    def __init__(self, record: ProcessRecord, pidfd: int) -> None:
+    def __init__(self, record: ProcessRecord, pidfd: int, job_id: str) -> None:
         self.pid = record.pid
         self.pidfd = pidfd
         self._start_ticks = record.start_ticks
+        self._job_id = job_id
+        self._ended_at: float | None = None
 
     def exit_status(self) -> ExitStatus | None:
         """See `Process`. A zombie shows its status in /proc; once reaped, the kernel still tells (Linux ≥ 6.15)."""
         if not _is_readable(self.pidfd):
             return None
         stat = _read_stat(self.pid)
-        if stat is not None and stat.start_ticks == self._start_ticks:
+        if stat is None or stat.start_ticks != self._start_ticks:
+            status = _pidfd_exit_status(self.pidfd)
+            if status is None:
+                raise StatusUnknown
+            return status
+        if _may_see_exit_code(self.pid):
             return ExitStatus.from_wait_status(stat.exit_code)
-        status = _pidfd_exit_status(self.pidfd)
-        if status is None:
+        # Another user's zombie shows 0 whatever its status is: its parent must
+        # reap it first. The descriptor is readable, so a poll does not wait.
+        self._ended_at = self._ended_at or time.monotonic()
+        if time.monotonic() - self._ended_at > REAP_PATIENCE:
             raise StatusUnknown
-        return status
+        time.sleep(0.01)
+        return None
 
     def signal_group(self, number: int) -> bool:
-        """See `Process`. Once it has ended its pid may be another's, so nothing is sent then."""
-        return not _is_readable(self.pidfd) and _signal_group(self.pid, number)
+        """See `Process`. Once it has ended its pid may be another's: who carries the cookie is still ours."""
+        if _is_readable(self.pidfd):
+            return signal_stragglers(self.pid, self._job_id, number)
+        return _signal_group(self.pid, number)
 
     def release(self) -> None:
         """See `Process`."""
@@ -194,30 +211,57 @@ def identify(process: ChildProcess) -> ProcessRecord:
     return ProcessRecord(process.pid, stat.start_ticks, boot_id())
 
 
-def adopt(record: ProcessRecord) -> AdoptedProcess | None:
-    """Take hold of a process by its record; None when it is gone."""
+def adopt(record: ProcessRecord, job_id: str) -> AdoptedProcess | None:
+    """Take hold of a job's process by its record; None when it is gone."""
     try:
         pidfd = os.pidfd_open(record.pid)
-    except ProcessLookupError:
+    except OSError:  # nobody has the pid now, or a thread has
         return None
     # First the descriptor, then the check: from here on the pid can't change hands unseen.
     stat = _read_stat(record.pid)
     if record.boot_id != boot_id() or stat is None or stat.start_ticks != record.start_ticks:
         os.close(pidfd)
         return None
-    return AdoptedProcess(record, pidfd)
+    return AdoptedProcess(record, pidfd, job_id)
+
+
+def age(record: ProcessRecord) -> float:
+    """Return the seconds since a process of this boot has started, whatever was done to the wall clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - record.start_ticks / os.sysconf("SC_CLK_TCK")
 
 
 def find_by_cookie(job_id: str) -> ProcessRecord | None:
     """Look for a process of this job that leads a session, of which no record was written."""
-    cookie = f"{COOKIE}={job_id}".encode()
-    for pid in _all_pids():
-        with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
-            if cookie in file.read().split(b"\0"):
-                stat = _read_stat(pid)
-                if stat is not None and stat.session == pid:
-                    return ProcessRecord(pid, stat.start_ticks, boot_id())
+    for pid in _pids_with_cookie(job_id):
+        stat = _read_stat(pid)
+        if stat is not None and stat.session == pid:
+            return ProcessRecord(pid, stat.start_ticks, boot_id())
     return None
+
+
+def signal_stragglers(pgid: int, job_id: str, number: int) -> bool:
+    """Signal those of a job's process group that outlived its leader. False when nobody was there."""
+    found = False
+    for pid in _pids_with_cookie(job_id):
+        with suppress(OSError):
+            pidfd = os.pidfd_open(pid)
+            try:
+                stat = _read_stat(pid)
+                if stat is not None and stat.pgid == pgid:
+                    signal.pidfd_send_signal(pidfd, number)
+                    found = True
+            finally:
+                os.close(pidfd)
+    return found
+
+
+def _pids_with_cookie(job_id: str) -> Iterator[int]:
+    cookie = f"{COOKIE}={job_id}".encode()
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
+                if cookie in file.read().split(b"\0"):
+                    yield int(name)
 
 
 @cache
@@ -233,6 +277,7 @@ class _Stat:
     def __init__(self, line: bytes) -> None:
         # The second field is the program's name, in parentheses, and may hold anything.
         fields = line[line.rindex(b")") + 2 :].split()
+        self.pgid = int(fields[2])
         self.session = int(fields[3])
         self.start_ticks = int(fields[19])
         self.exit_code = int(fields[49])
@@ -251,8 +296,15 @@ def _read_stat(pid: int) -> _Stat | None:
         os.close(fd)
 
 
-def _all_pids() -> Iterator[int]:
-    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+def _may_see_exit_code(pid: int) -> bool:
+    """Tell whether ``/proc/PID/stat`` shows us the real exit code: to root, and to the same user (proc(5))."""
+    me = os.geteuid()
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            uids = next(line for line in file if line.startswith(b"Uid:")).split()[1:4]
+    except (OSError, StopIteration):
+        return False
+    return me == 0 or all(int(uid) == me for uid in uids)
 
 
 def _signal_group(pgid: int, number: int) -> bool:

@@ -4,10 +4,11 @@ import logging
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import Protocol
@@ -75,27 +76,41 @@ class Run:
         self._wanted: CancelRequest | None = None
         self._to_send: list[int] = []
         self._given_up = False
+        self._closed = False
+        self._closing = threading.Lock()
         # The row has an absolute time; inside a process only the monotonic
         # clock counts, so that a jump of the wall clock ends no job.
-        left = job.spec.timeout - (around.now() - job.started_at).total_seconds()
-        self._deadline = time.monotonic() + left
+        used = max((around.now() - job.started_at).total_seconds(), 0)
+        self._deadline = time.monotonic() + job.spec.timeout - used
 
     # ── from other threads ──
 
     def cancel(self, request: CancelRequest) -> None:
         """Have the job ended. The same request twice changes nothing; a newer one may hurry it."""
         self._wanted = request
-        os.eventfd_write(self._wake, 1)
+        self._notify()
 
     def send(self, number: int) -> None:
         """Have a signal sent to the job's process group."""
         self._to_send.append(number)
-        os.eventfd_write(self._wake, 1)
+        self._notify()
 
     def give_up(self) -> None:
         """Stop watching; the job runs on, and whoever comes next adopts it."""
         self._given_up = True
-        os.eventfd_write(self._wake, 1)
+        self._notify()
+
+    def _notify(self) -> None:
+        # Who looked this run up may come after its end, when the descriptor's
+        # number is another's already.
+        with self._closing:
+            if not self._closed:
+                os.eventfd_write(self._wake, 1)
+
+    def _close(self) -> None:
+        with self._closing:
+            self._closed = True
+            os.close(self._wake)
 
     # ── on the job's own thread ──
 
@@ -126,10 +141,15 @@ class Run:
             raise NeverStarted
         if record is not None and record.boot_id != processes.boot_id():
             return self._end(JobState.LOST, error=JobError(ErrorCode.HOST_REBOOTED, "the machine was started anew"))
-        self._process = processes.adopt(record) if record is not None else None
-        if self._process is None:
+        if record is None:
             return self._end(JobState.LOST, error=_LOST)
-        logger.info("adopted process %d", record.pid if record else 0)
+        self._process = processes.adopt(record, self.job.id)
+        if self._process is None:
+            if self._around.kill_leftovers:
+                processes.signal_stragglers(record.pid, self.job.id, signal.SIGKILL)
+            return self._end(JobState.LOST, error=_LOST)
+        logger.info("adopted process %d", record.pid)
+        self._deadline = time.monotonic() + self.job.spec.timeout - processes.age(record)
         self._resume()
         return self._watch()
 
@@ -137,13 +157,13 @@ class Run:
         """Reap the process and give the descriptors back."""
         if self._process is not None:
             self._process.release()
-        os.close(self._wake)
+        self._close()
 
     def leave(self) -> None:
         """Give the descriptors back, but leave the process to whoever comes next."""
         if self._process is not None:
             self._process.leave()
-        os.close(self._wake)
+        self._close()
 
     def kill(self) -> None:
         """End everything in the process group at once: for when the run itself has failed."""
@@ -179,12 +199,14 @@ class Run:
         if not self._sent:
             return
         first, request = self._sent[0], self.job.cancel
-        self._accepted = request
-        self._reason = _Reason.CANCEL if request else _Reason.TIMEOUT
-        if any(sent.signal == signal.SIGKILL for sent in self._sent):
+        # A cancel that was asked for later does not change why it was told to end.
+        self._reason = _Reason.CANCEL if request is not None and request.at <= first.at else _Reason.TIMEOUT
+        self._wanted = request
+        if self._was_sent(signal.SIGKILL):
             return
-        grace = self._grace(request)
-        self._kill_at = time.monotonic() + grace - (self._around.now() - first.at).total_seconds()
+        grace = self._grace(request if self._reason is _Reason.CANCEL else None)
+        used = max((self._around.now() - first.at).total_seconds(), 0)
+        self._kill_at = time.monotonic() + grace - used
 
     def _watch(self) -> JobEnd | None:
         assert self._process is not None
@@ -227,16 +249,19 @@ class Run:
             self._signal(signal.SIGKILL)
 
     def _accept(self, request: CancelRequest) -> None:
-        before, self._accepted = self._accepted, request
+        self._accepted = request
         if self._reason is None:
             self._reason = _Reason.CANCEL
             logger.info("canceled by %s", request.by)
-        if before is None or before.signal != request.signal:
+        if not self._was_sent(request.signal):
             self._signal(request.signal)
-        if any(sent.signal == signal.SIGKILL for sent in self._sent):
+        if self._was_sent(signal.SIGKILL):
             return
         kill_at = time.monotonic() + self._grace(request)
         self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
+
+    def _was_sent(self, number: int) -> bool:
+        return any(sent.signal == number for sent in self._sent)
 
     def _grace(self, request: CancelRequest | None) -> float:
         return request.grace if request is not None and request.grace is not None else self.job.spec.grace
@@ -261,16 +286,17 @@ class Run:
 
     def _end(self, state: JobState, *, status: ExitStatus | None = None, error: JobError | None = None) -> JobEnd:
         spool, job_id = self._around.spool, self.job.id
-        return JobEnd(
-            state=state,
-            finished_at=self._finished_at(),
-            status=status,
-            error=error,
-            signals=tuple(self._sent),
-            stdout_bytes=spool.size(job_id, Stream.STDOUT),
-            stderr_bytes=spool.size(job_id, Stream.STDERR),
-            disk_bytes=spool.disk_bytes(job_id),
-        )
+        end = JobEnd(state, self._finished_at(), status=status, error=error, signals=tuple(self._sent))
+        try:
+            return replace(
+                end,
+                stdout_bytes=spool.size(job_id, Stream.STDOUT),
+                stderr_bytes=spool.size(job_id, Stream.STDERR),
+                disk_bytes=spool.disk_bytes(job_id),
+            )
+        except OSError as failure:
+            logger.warning("can't tell the size of the job's files: %s", failure)
+            return end
 
     def _finished_at(self) -> datetime:
         """Return the time, but never one before the start, whatever the wall clock did."""

@@ -63,11 +63,14 @@ class Slots:
 class Threads:
     """Threads that are started when none is idle, and used again.
 
+    ``on_idle`` is called on the thread when it can be used again.
+
     They are daemons: a job must not keep a process from ending whose executor
     was not stopped in order. Nothing is lost then, another adopts the job.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_idle: Callable[[], None]) -> None:
+        self._on_idle = on_idle
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._idle = 0
@@ -89,6 +92,7 @@ class Threads:
             work()
             with self._lock:
                 self._idle += 1
+            self._on_idle()
 
     def join(self) -> None:
         """Return when everything is done and all threads have ended."""

@@ -48,8 +48,10 @@ class Catalogue:
         if "\0" in name or any(part.startswith(".") or not part for part in parts):
             raise InvalidRequest.at("#/script", "must be the name of a script in the catalogue, without . or .. in it")
         path = self._directory.joinpath(*parts)
+        folders = [self._directory.joinpath(*parts[:depth]) for depth in range(1, len(parts))]
         try:
-            is_file = path.is_file()
+            # Linked scripts are fine, linked folders are not walked into: what is not listed can't be run.
+            is_file = path.is_file() and not any(folder.is_symlink() for folder in folders)
         except OSError:  # a name that is too long, say
             is_file = False
         if not is_file:

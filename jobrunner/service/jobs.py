@@ -83,11 +83,13 @@ class JobService:
 
         Raises:
             JobNotFound: there is none to see.
+            InvalidRequest, ShellNotAllowed: it would not be accepted today.
             TooBusy, StorageError: nothing was stored.
         """
         with self._database.read() as connection:
             job = self._access.job_for(connection, reference, caller)
             inputs = store.load_inputs(connection, job.number)
+        self._specs.check(job.spec)
         return self._add(job.spec, inputs, caller, wait)
 
     def _add(self, spec: JobSpec, inputs: list[Input], caller: Caller, wait: float) -> Job:
@@ -205,8 +207,10 @@ class JobService:
         """
         job = self.get(reference, caller)
         if force and not job.state.is_ended:
-            job = self.cancel(job.id, caller, CancelAsked(signal="SIGKILL", grace=0))
-            job = self.wait(job, caller, patience)
+            with self._waiters.seat():  # before anything is killed
+                job = self.cancel(job.id, caller, CancelAsked(signal="SIGKILL", grace=0))
+                if not job.state.is_ended:
+                    job = self._await(job, caller, patience)
         with self._database.write() as connection:
             if not store.delete_ended_job(connection, job.number):
                 if store.find_state(connection, job.number) is None:

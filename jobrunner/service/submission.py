@@ -52,9 +52,8 @@ class SpecMaker:
             InvalidRequest: with everything that is wrong.
             ShellNotAllowed: policy refuses.
         """
-        if asked.kind.needs_shell and not self._policy.allow_shell:
-            raise ShellNotAllowed
-        problems = self._limit_problems(asked)
+        self._check_policy(asked.kind)
+        problems = self._limit_problems(asked.timeout, asked.grace)
         inputs = _inputs(asked)
         spec = JobSpec(
             kind=asked.kind,
@@ -89,12 +88,26 @@ class SpecMaker:
             case StepKind.ARGV:
                 return asked.words
 
-    def _limit_problems(self, asked: Submission) -> list[Problem]:
+    def check(self, spec: JobSpec) -> None:
+        """Hold a specification of earlier against the configuration and policy of today.
+
+        Raises:
+            InvalidRequest, ShellNotAllowed: it would not be accepted now.
+        """
+        self._check_policy(spec.kind)
+        if problems := self._limit_problems(spec.timeout, spec.grace):
+            raise InvalidRequest(problems)
+
+    def _check_policy(self, kind: StepKind) -> None:
+        if kind.needs_shell and not self._policy.allow_shell:
+            raise ShellNotAllowed
+
+    def _limit_problems(self, timeout: float | None, grace: float | None) -> list[Problem]:
         most = self._limits.max_timeout
         problems: list[Problem] = []
-        if asked.timeout is not None and not 0 < asked.timeout <= most:
+        if timeout is not None and not 0 < timeout <= most:
             problems.append(Problem("#/timeout", f"must be more than 0 and at most {most:g} seconds"))
-        problems.extend(self._grace_problems(asked.grace))
+        problems.extend(self._grace_problems(grace))
         return problems
 
     def checked_grace(self, grace: float | None) -> float | None:

@@ -72,7 +72,6 @@ class Waiters:
         try:
             # Only now that hints are heard: a job that ends from here on wakes us.
             while not has_ended() and not self._closing and (left := deadline - time.monotonic()) > 0:
-                if inbox.wait(min(PAUSE, left)):
-                    return
+                inbox.wait(min(PAUSE, left))
         finally:
             self._inboxes.discard(inbox)

@@ -296,7 +296,20 @@ def take_over_jobs(connection: Connection, executor: str) -> list[Job]:
 _CANCEL_REQUESTS = select(
     JobRow.number, JobRow.cancel_by, JobRow.cancel_at, JobRow.cancel_signal, JobRow.cancel_grace
 ).where(JobRow.state == RUNNING, JobRow.cancel_at.is_not(None))
-_SIGNALS = select(SignalRow.id, SignalRow.number, SignalRow.signal).order_by(SignalRow.id)
+_SIGNALS = (
+    select(SignalRow.id, SignalRow.number, SignalRow.signal, JobRow.state)
+    .join(JobRow, JobRow.number == SignalRow.number)
+    .order_by(SignalRow.id)
+)
+
+
+class WantedSignal(NamedTuple):
+    """A signal that somebody wants a job to get; it is pointless once the job no longer runs."""
+
+    row: int
+    number: int
+    signal: int
+    is_running: bool
 
 
 def list_cancel_requests(connection: Connection) -> dict[int, CancelRequest]:
@@ -309,9 +322,12 @@ def list_cancel_requests(connection: Connection) -> dict[int, CancelRequest]:
     }
 
 
-def list_signals(connection: Connection) -> list[tuple[int, int, int]]:
-    """Return the signals to be sent, oldest first: row, number of the job, signal."""
-    return [(row.id, row.number, row.signal) for row in connection.execute(_SIGNALS)]
+def list_signals(connection: Connection) -> list[WantedSignal]:
+    """Return the signals to be sent, oldest first."""
+    return [
+        WantedSignal(row.id, row.number, row.signal, row.state == JobState.RUNNING.value)
+        for row in connection.execute(_SIGNALS)
+    ]
 
 
 def remove_signals(connection: Connection, rows: Sequence[int]) -> None:

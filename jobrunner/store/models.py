@@ -87,7 +87,8 @@ def _partial(name: str, *columns: ColumnElement[Any], where: ColumnElement[bool]
 
 # One index for each query of the executor and each filter of a list; all of
 # them end with the number, which is the order of the queue and of every page.
-_partial("ix_job_queue", _JOB.priority, _JOB.number, where=_JOB.state == QUEUED)
+# The state is in it once more so that SQLite, which has no statistics, prefers it to ix_job_state and need not sort.
+_partial("ix_job_queue", _JOB.state, _JOB.priority, _JOB.number, where=_JOB.state == QUEUED)
 Index("ix_job_state", _JOB.state, _JOB.number, _JOB.disk_bytes)
 Index("ix_job_owner", _JOB.owner, _JOB.number)
 Index("ix_job_created", _JOB.created_at, _JOB.number)

@@ -61,7 +61,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_job_queue",
         "job",
-        ["priority", "number"],
+        ["state", "priority", "number"],
         unique=False,
         sqlite_where=sa.text("state = 'queued'"),
     )
