@@ -35,6 +35,8 @@ class Inbox:
 
     def __init__(self, bound: socket.socket) -> None:
         self._socket = bound
+        self._closed = False
+        self._closing = threading.RLock()  # a signal handler may come while its own thread holds it
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
@@ -52,13 +54,17 @@ class Inbox:
         return found
 
     def interrupt(self) -> None:
-        """Make `wait` return at once. From any thread, and from a signal handler."""
-        os.eventfd_write(self._wake, 1)
+        """Make `wait` return at once. From any thread, and from a signal handler; too late is harmless."""
+        with self._closing:
+            if not self._closed:
+                os.eventfd_write(self._wake, 1)
 
     def close(self) -> None:
         """Stop listening."""
-        self._socket.close()
-        os.close(self._wake)
+        with self._closing:
+            self._closed = True
+            self._socket.close()
+            os.close(self._wake)
 
     def __enter__(self) -> Self:
         return self

@@ -118,7 +118,9 @@ class Service:
         """Tell it to stop, wait, and return its exit code. None of its processes may be left, but for jobs."""
         assert self.process is not None
         self.http.close()
-        own = [pid for pid in self.processes() if b"gunicorn" in _command_line(pid) or b"jobrunner" in _command_line(pid)]
+        own = [
+            pid for pid in self.processes() if b"gunicorn" in _command_line(pid) or b"jobrunner" in _command_line(pid)
+        ]
         self.process.send_signal(number)
         try:
             code = self.process.wait(within)

@@ -27,7 +27,11 @@ COLUMNS = (
 
 def to_text(at: datetime) -> str:
     """Write a time as the database keeps it: always the same width, so that text sorts as time does."""
-    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    try:
+        at = at.astimezone(UTC)
+    except OverflowError:  # before the year 1 or after 9999 in UTC
+        at = datetime.min.replace(tzinfo=UTC) if at.year == 1 else datetime.max.replace(tzinfo=UTC)
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _to_time(text: str | None) -> datetime | None:

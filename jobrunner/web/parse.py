@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from flask import request
 from pydantic import BaseModel, ValidationError
-from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.http import parse_dict_header
 
 from jobrunner.domain.errors import InvalidRequest, Problem
@@ -28,6 +28,9 @@ def parse_body(model: type[M]) -> M:
         InvalidRequest: it is not of this model.
     """
     body = request.get_data(cache=False)
+    most = request.max_content_length
+    if request.content_length is None and most is not None and len(body) >= most:
+        raise RequestEntityTooLarge  # in chunks: Werkzeug stops reading at the limit without a word
     if not body and not request.mimetype and not _has_required(model):
         return model()
     if request.mimetype != "application/json":

@@ -5,6 +5,7 @@ import os
 from typing import BinaryIO, cast
 
 from flask import Response, request
+from werkzeug.datastructures import Range
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.http import parse_range_header
 from werkzeug.wsgi import wrap_file
@@ -44,6 +45,10 @@ class FileSlice(io.RawIOBase):
         data = self._file.read(self._left if size < 0 else min(size, self._left))
         self._left -= len(data)
         return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move within the file: a server that has sent it by the kernel says so."""
+        return self._file.seek(offset, whence)
 
     def close(self) -> None:
         """Close the file."""
@@ -98,7 +103,10 @@ def _part(size: int, tail: int | None) -> tuple[int, int, int]:
     # More than one range may be answered with the whole (RFC 9110, 14.2).
     if ranges is None or ranges.units != "bytes" or len(ranges.ranges) != 1:
         return 0, size, 200
-    found = ranges.range_for_length(size)
+    begin, _ = ranges.ranges[0]
+    if begin is not None and begin < -size:  # a suffix longer than the whole is the whole
+        begin = -size
+    found = Range("bytes", [(begin, ranges.ranges[0][1])]).range_for_length(size)
     if found is None:
         raise RequestedRangeNotSatisfiable(size, description=f"the stream has {size} bytes so far")
     return found[0], found[1], 206

@@ -1,0 +1,233 @@
+"""The command line about jobs, against a running service and without one: what is printed, and the exit codes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartService
+from tests.e2e.checks import check_job
+from tests.service import ROOT, Service, free_port
+
+DONE, FAILED, USAGE, NOT_FOUND, REFUSED, UNREACHABLE = range(6)
+
+Ended = subprocess.CompletedProcess[bytes]
+
+
+def jobrunner(
+    service: Service, *words: str, code: int = DONE, stdin: bytes = b"", environment: Mapping[str, str] | None = None
+) -> Ended:
+    """Run a command with the settings of this service, and hold its exit code against what is expected."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "jobrunner", *words],
+        cwd=ROOT,
+        env={**service.environment, **(environment or {})},
+        input=stdin,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == code, (ended.returncode, ended.stdout, ended.stderr)
+    assert b"Traceback" not in ended.stderr
+    assert (code == DONE) == (ended.stderr == b""), ended.stderr
+    return ended
+
+
+def remote(service: Service) -> dict[str, str]:
+    return {"JOBRUNNER_URL": service.url, "JOBRUNNER_TOKEN": service.token}
+
+
+@pytest.fixture
+def stopped(start_service: StartService) -> Service:
+    """A service that has run a job named ``past``, and is down."""
+    service = start_service()
+    service.run(command="echo out; exit 3", name="past", labels={"a": "b"})
+    assert service.stop() == 0
+    return service
+
+
+# ── jobs ──
+
+
+def test_a_job_is_submitted_watched_and_read(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "data.bin").write_bytes(b"\xff\0")
+    words = ["submit", "--name", "by hand", "--label", "a:b:c", "--env", "X=y=z", "--file", str(tmp_path / "data.bin")]
+    words += [
+        "--stdin",
+        "-",
+        "--timeout",
+        "60",
+        "--priority",
+        "high",
+        "--",
+        "sh",
+        "-c",
+        'cat data.bin -; echo "$X" >&2',
+    ]
+
+    job = jobrunner(service, *words, stdin=b"from stdin").stdout.decode().strip()
+    document = check_job(service.wait(job))
+
+    assert (document["name"], document["labels"], document["priority"]) == ("by hand", {"a": "b:c"}, "high")
+    assert jobrunner(service, "logs", job).stdout == b"\xff\0from stdin"
+    assert jobrunner(service, "logs", "--stderr", job).stdout == b"y=z\n"
+    assert jobrunner(service, "logs", str(document["number"])).stdout == b"\xff\0from stdin"
+    shown = json.loads(jobrunner(service, "status", job, "--json", environment=remote(service)).stdout)
+    assert shown == service.get(f"/v1/jobs/{job}").json()
+    assert b"succeeded" in jobrunner(service, "status", job, environment=remote(service)).stdout
+
+
+def test_all_ways_to_say_what_to_run(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("#!/bin/sh\necho source\n")
+    script = service.data_dir / "scripts" / "echo-args"
+    script.write_text('#!/bin/sh\necho "$@"\n')
+    script.chmod(0o755)
+
+    for words, printed in (
+        (["--shell", "echo $((1 + 1))"], b"2\n"),
+        (["--source", str(tmp_path / "text")], b"source\n"),
+        (["--script", "echo-args", "--", "-x", "b c"], b"-x b c\n"),
+        (["echo", "-n", "--name"], b"--name"),
+    ):
+        job = json.loads(jobrunner(service, "submit", "--json", *words).stdout)
+        service.wait(check_job(job)["id"])
+        assert jobrunner(service, "logs", job["id"]).stdout == printed
+
+
+def test_a_job_is_canceled(service: Service) -> None:
+    job = jobrunner(service, "submit", "sleep", "60").stdout.decode().strip()
+
+    assert jobrunner(service, "cancel", job, "--grace", "1", "--signal", "INT").stdout == b""
+    ended = service.wait(job)
+    assert (ended["state"], ended["signal"]) in {("canceled", "SIGINT"), ("canceled", None)}
+    assert json.loads(jobrunner(service, "cancel", job, "--json").stdout)["state"] == "canceled"
+
+
+def test_what_is_wrong_with_a_command_is_a_usage_error(service: Service) -> None:
+    for words in (
+        ["submit"],
+        ["submit", "--shell", "true", "true"],
+        ["submit", "--label", "x", "true"],
+        ["submit", "--script", "absent"],
+        ["submit", "--file", "/absent", "true"],
+        ["submit", "--unknown", "true"],
+        ["gc", "--max-age", "x"],
+    ):
+        jobrunner(service, *words, code=USAGE)
+
+
+def test_a_job_that_does_not_exist_is_not_found(service: Service) -> None:
+    for words in (["status", "999999"], ["cancel", "0192f0c4-5d3e-7c31-9d0e-2f6f1f0f3c11"], ["logs", ".."]):
+        jobrunner(service, *words, code=NOT_FOUND, environment=remote(service))
+    jobrunner(service, "status", "999999", code=NOT_FOUND)
+    jobrunner(service, "token", "revoke", "absent", code=NOT_FOUND)
+
+
+def test_a_wrong_token_is_refused(service: Service) -> None:
+    for words in (["submit", "true"], ["list"], ["logs", "1"]):
+        jobrunner(service, *words, code=REFUSED, environment=remote(service) | {"JOBRUNNER_TOKEN": "wrong"})
+
+
+def test_without_a_token_nothing_is_asked(service: Service, tmp_path: Path) -> None:
+    ended = jobrunner(
+        service,
+        "list",
+        code=REFUSED,
+        environment={"JOBRUNNER_URL": service.url, "JOBRUNNER_STORAGE_DATA_DIR": str(tmp_path)},
+    )
+
+    assert b"JOBRUNNER_TOKEN" in ended.stderr
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "http://localhost:{port}/", "nonsense"])
+def test_a_server_that_can_not_be_reached(service: Service, url: str) -> None:
+    where = {"JOBRUNNER_URL": url.format(port=free_port()), "JOBRUNNER_TOKEN": "x", "NO_PROXY": "*"}
+    ended = jobrunner(service, "list", code=UNREACHABLE, environment=where)
+
+    assert ended.stderr.count(b"\n") == 1, ended.stderr
+
+
+def test_status_and_list_work_with_the_server_down(stopped: Service) -> None:
+    (listed,) = json.loads(jobrunner(stopped, "list", "--json").stdout)
+    shown = json.loads(jobrunner(stopped, "status", "1", "--json").stdout)
+
+    assert check_job(listed) == check_job(shown)
+    assert (shown["name"], shown["exit_code"], shown["stdout"]["bytes"]) == ("past", 3, 4)
+    assert json.loads(jobrunner(stopped, "list", "--json", "--label", "a:c").stdout) == []
+    assert len(jobrunner(stopped, "list", "--name", "past", "--state", "failed", "-q", "OUT").stdout.splitlines()) == 1
+    fields = jobrunner(stopped, "list").stdout.decode().rstrip("\n").split("\t")
+    assert fields[:4] == ["1", shown["id"], "failed", "3"]
+    assert b"exit code:" in jobrunner(stopped, "status", shown["id"]).stdout
+    jobrunner(stopped, "logs", "1", code=UNREACHABLE)
+    jobrunner(stopped, "submit", "true", code=UNREACHABLE)
+
+
+def test_a_list_is_the_same_from_the_server_and_from_the_database(service: Service) -> None:
+    service.run(argv=["true"], name="both ways", labels={"k": "v"})
+    words = [
+        "list",
+        "--json",
+        "--name",
+        "both ways",
+        "--label",
+        "k:v",
+        "--state",
+        "ended",
+        "-q",
+        "true",
+        "--limit",
+        "5",
+    ]
+
+    assert jobrunner(service, *words).stdout == jobrunner(service, *words, environment=remote(service)).stdout
+
+
+def test_without_a_data_directory_there_is_nothing_to_look_at(service: Service, tmp_path: Path) -> None:
+    for words in (["list"], ["gc"], ["db", "backup", str(tmp_path / "x")]):
+        jobrunner(service, *words, code=FAILED, environment={"JOBRUNNER_STORAGE_DATA_DIR": str(tmp_path / "absent")})
+    assert not (tmp_path / "absent").exists()
+
+
+# ── gc ──
+
+
+def test_gc_is_silent_unless_asked(start_service: StartService) -> None:
+    service = start_service()
+    jobs = [service.run(argv=["true"]) for _ in range(4)]
+
+    assert jobrunner(service, "gc").stdout == b""
+    assert jobrunner(service, "gc", "-v").stdout.startswith(b"purged 0 jobs")
+    listed = jobrunner(service, "gc", "--keep", "1", "--dry-run").stdout.decode().splitlines()
+    assert [line.split("\t")[:3] for line in listed] == [[str(job["number"]), job["id"], "keep"] for job in jobs[2::-1]]
+    assert len(service.get("/v1/jobs").json()["jobs"]) == 4
+    would = json.loads(jobrunner(service, "gc", "--keep", "1", "--dry-run", "--json").stdout)
+    assert (would["dry_run"], would["purged"], would["kept"]) == (True, 3, 1)
+    assert jobrunner(service, "gc", "--keep", "3").stdout == b""
+    assert len(service.get("/v1/jobs").json()["jobs"]) == 3
+    report = json.loads(jobrunner(service, "gc", "--max-age", "0", "--json").stdout)
+    assert (report["dry_run"], report["purged"], report["kept"]) == (False, 3, 0)
+    assert service.get("/v1/jobs").json()["jobs"] == []
+    assert list(service.data_dir.glob("jobs/*/*")) == []
+
+
+def test_a_second_gc_leaves_the_work_to_the_first(service: Service) -> None:
+    with subprocess.Popen(["flock", str(service.data_dir / "gc.lock"), "cat"], stdin=subprocess.PIPE) as first:
+        try:
+            # It has the lock once another can't get it.
+            while (
+                subprocess.run(["flock", "-n", str(service.data_dir / "gc.lock"), "true"], check=False).returncode == 0
+            ):
+                assert first.poll() is None
+            assert jobrunner(service, "gc", "--keep", "0").stdout == b""
+            assert b"another gc" in jobrunner(service, "gc", "--keep", "0", "-v").stdout
+        finally:
+            assert first.stdin is not None
+            first.stdin.close()
+
+
+def test_gc_works_with_the_server_down(stopped: Service) -> None:
+    assert json.loads(jobrunner(stopped, "gc", "--max-bytes", "0", "--json").stdout)["purged"] == 1
+    assert json.loads(jobrunner(stopped, "list", "--json").stdout) == []

@@ -1,0 +1,398 @@
+"""The use cases of jobs, while nobody runs them; where it matters, an executor does."""
+
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from jobrunner.app import House
+from jobrunner.domain.errors import (
+    InvalidRequest,
+    JobNotEnded,
+    JobNotFound,
+    JobNotRunning,
+    ShellNotAllowed,
+    StorageFull,
+    TooBusy,
+)
+from jobrunner.domain.job import JobFilter
+from jobrunner.domain.states import JobState
+from jobrunner.service.access import Caller
+from jobrunner.service.jobs import CancelAsked
+from jobrunner.spool import Stream
+from jobrunner.store import jobs as store
+from tests.factories import CALLER, argv, make_house, make_job, running_executor, shell
+from tests.integration.stored import at, count, end_of
+from tests.service import eventually
+
+
+def claim(house: House) -> None:
+    """Be the executor that takes what is queued."""
+    with house.database.write() as connection:
+        assert store.claim_jobs(connection, "me", 100, at(0))
+
+
+def finish(house: House, number: int) -> None:
+    with house.database.write() as connection:
+        assert store.finish_job(connection, number, "me", end_of())
+
+
+def every_number(house: House) -> list[int]:
+    return [job.number for job in house.jobs.list(JobFilter(), CALLER, limit=1000).jobs]
+
+
+# ── submit ──
+
+
+def test_a_submitted_job_is_queued_under_the_name_of_its_caller(house: House) -> None:
+    job = house.jobs.submit(argv("true"), Caller("ann"))
+
+    assert (job.state, job.owner, job.api, job.number) == (JobState.QUEUED, "ann", "v1", 1)
+    assert UUID(job.id).version == 7
+    assert job.created_at.utcoffset() is not None
+    assert house.jobs.get(job.id, CALLER) == job
+
+
+def test_a_refused_submission_leaves_nothing(house: House) -> None:
+    with pytest.raises(InvalidRequest):
+        house.jobs.submit(argv("true", files={"a/b": b""}), CALLER)
+
+    assert count(house.database, "job") == count(house.database, "job_input") == 0
+
+
+def test_numbers_are_given_in_the_order_of_the_commits(house: House) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        jobs = list(pool.map(lambda _: make_job(house), range(40)))
+
+    assert sorted(job.number for job in jobs) == list(range(1, 41))
+    assert len({job.id for job in jobs}) == 40
+
+
+def test_nothing_is_accepted_when_the_disk_is_nearly_full(data_dir: Path) -> None:
+    house = make_house(data_dir, storage={"min_free_bytes": 1 << 60})
+
+    with pytest.raises(StorageFull, match="min_free_bytes"):
+        make_job(house)
+    assert every_number(house) == []
+    house.database.close()
+    house.hints.close()
+
+
+def test_a_job_survives_the_service(data_dir: Path) -> None:
+    house = make_house(data_dir)
+    job = make_job(house)
+    house.database.close()
+    house.hints.close()
+
+    again = make_house(data_dir)
+    assert again.jobs.get(job.id, CALLER) == job
+    again.database.close()
+    again.hints.close()
+
+
+# ── cancel ──
+
+
+def test_a_queued_job_is_canceled_at_once(house: House) -> None:
+    job = make_job(house)
+
+    canceled = house.jobs.cancel(job.id, Caller("ann"), CancelAsked())
+
+    assert canceled.state is JobState.CANCELED
+    assert canceled.started_at is None
+    assert canceled.cancel is not None
+    assert (canceled.cancel.by, canceled.cancel.signal) == ("ann", 15)
+
+
+def test_canceling_what_has_ended_changes_nothing(house: House) -> None:
+    job = make_job(house)
+    canceled = house.jobs.cancel(job.id, CALLER, CancelAsked())
+
+    assert house.jobs.cancel(job.id, Caller("late"), CancelAsked(signal="SIGKILL", grace=0)) == canceled
+
+
+def test_canceling_a_running_job_asks_its_executor(house: House) -> None:
+    job = make_job(house)
+    claim(house)
+
+    asked = house.jobs.cancel(job.id, CALLER, CancelAsked(signal="INT", grace=1.5))
+
+    assert asked.state is JobState.RUNNING
+    assert asked.cancel is not None
+    assert (asked.cancel.signal, asked.cancel.grace) == (2, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "pointer"),
+    [
+        (CancelAsked(signal="SIGNOTHING"), "#/signal"),
+        (CancelAsked(grace=-1), "#/grace"),
+        (CancelAsked(grace=1e9), "#/grace"),
+    ],
+)
+def test_a_cancel_that_makes_no_sense_is_refused(house: House, asked: CancelAsked, pointer: str) -> None:
+    job = make_job(house)
+
+    with pytest.raises(InvalidRequest) as refusal:
+        house.jobs.cancel(job.id, CALLER, asked)
+
+    assert [problem.pointer for problem in refusal.value.problems] == [pointer]
+    assert house.jobs.get(job.id, CALLER).state is JobState.QUEUED
+
+
+def test_what_is_not_there_cannot_be_touched(house: House) -> None:
+    for touch in (
+        lambda: house.jobs.get("1", CALLER),
+        lambda: house.jobs.cancel("1", CALLER, CancelAsked()),
+        lambda: house.jobs.signal("1", CALLER, "TERM"),
+        lambda: house.jobs.rerun("1", CALLER),
+        lambda: house.jobs.delete("1", CALLER, force=True, patience=1),
+    ):
+        with pytest.raises(JobNotFound):
+            touch()
+
+
+# ── signals ──
+
+
+def test_only_a_running_job_takes_a_signal(house: House) -> None:
+    job = make_job(house)
+    with pytest.raises(JobNotRunning, match="queued"):
+        house.jobs.signal(job.id, CALLER, "USR1")
+    house.jobs.cancel(job.id, CALLER, CancelAsked())
+    with pytest.raises(JobNotRunning, match="canceled"):
+        house.jobs.signal(job.id, CALLER, "USR1")
+    assert count(house.database, "job_signal") == 0
+
+    running = make_job(house)
+    claim(house)
+    house.jobs.signal(running.id, CALLER, "USR1")
+
+    with house.database.read() as connection:
+        (wanted,) = store.list_signals(connection)
+    assert (wanted.number, wanted.signal, wanted.is_running) == (running.number, 10, True)
+
+
+# ── rerun ──
+
+
+def test_a_rerun_is_a_new_job_of_the_same_specification_and_inputs(house: House) -> None:
+    job = house.jobs.submit(
+        shell("cat", stdin=b"\xff", files={"a": b"b"}, labels={"k": "v"}, name="n", env={"A": "b"}), Caller("ann")
+    )
+    house.jobs.cancel(job.id, CALLER, CancelAsked())
+
+    again = house.jobs.rerun(job.id, Caller("bob"))
+
+    assert (again.number, again.owner, again.state) == (2, "bob", JobState.QUEUED)
+    assert again.spec == job.spec
+    assert again.id != job.id
+    with house.database.read() as connection:
+        assert set(store.load_inputs(connection, 2)) == set(store.load_inputs(connection, 1)) != set()
+
+
+def test_a_rerun_of_a_deleted_job_s_rerun_still_has_the_inputs(house: House) -> None:
+    job = make_job(house, argv("cat", stdin=b"in"))
+    again = house.jobs.rerun(job.id, CALLER)
+    house.jobs.cancel(job.id, CALLER, CancelAsked())
+    house.jobs.delete(job.id, CALLER, force=False, patience=0)
+
+    third = house.jobs.rerun(again.id, CALLER)
+
+    with house.database.read() as connection:
+        assert [given.content for given in store.load_inputs(connection, third.number)] == [b"in"]
+
+
+def test_a_rerun_needs_what_a_submission_of_that_job_would_need(data_dir: Path) -> None:
+    """Policy may have changed since."""
+    house = make_house(data_dir)
+    job = make_job(house, shell("true"))
+    house.database.close()
+    house.hints.close()
+
+    strict = make_house(data_dir, policy={"allow_shell": False})
+    try:
+        with pytest.raises(ShellNotAllowed):
+            strict.jobs.rerun(job.id, CALLER)
+    finally:
+        strict.database.close()
+        strict.hints.close()
+
+
+def test_a_rerun_is_held_to_the_limits_of_today(data_dir: Path) -> None:
+    house = make_house(data_dir)
+    job = make_job(house, argv("true", timeout=7200.0))
+    house.database.close()
+    house.hints.close()
+
+    strict = make_house(data_dir, executor={"max_timeout": 3600.0})
+    try:
+        with pytest.raises(InvalidRequest, match="timeout"):
+            strict.jobs.rerun(job.id, CALLER)
+    finally:
+        strict.database.close()
+        strict.hints.close()
+
+
+# ── delete ──
+
+
+def test_a_job_that_has_not_ended_is_not_deleted(house: House) -> None:
+    queued = make_job(house)
+    with pytest.raises(JobNotEnded):
+        house.jobs.delete(queued.id, CALLER, force=False, patience=1)
+    claim(house)
+    with pytest.raises(JobNotEnded):
+        house.jobs.delete(queued.id, CALLER, force=False, patience=1)
+
+    assert every_number(house) == [1]
+
+
+def test_a_queued_job_is_deleted_by_force(house: House) -> None:
+    job = make_job(house)
+
+    house.jobs.delete(job.id, CALLER, force=True, patience=1)
+
+    assert every_number(house) == []
+
+
+def test_a_running_job_that_nobody_ends_outlives_its_deletion(house: House) -> None:
+    job = make_job(house)
+    claim(house)
+
+    with pytest.raises(JobNotEnded):
+        house.jobs.delete(job.id, CALLER, force=True, patience=0.2)
+
+    found = house.jobs.get(job.id, CALLER)
+    assert found.cancel is not None
+    assert (found.cancel.signal, found.cancel.grace) == (9, 0)
+
+
+def test_a_deleted_job_takes_its_files_along(house: House) -> None:
+    job = make_job(house)
+    house.spool.prepare(job.id, [])
+    claim(house)
+    finish(house, job.number)
+
+    house.jobs.delete(str(job.number), CALLER, force=False, patience=0)
+
+    assert not Path(house.spool.path(job.id)).exists()
+    with pytest.raises(JobNotFound):
+        house.jobs.get(job.id, CALLER)
+
+
+def test_of_two_deletions_one_succeeds(house: House) -> None:
+    job = make_job(house)
+    house.jobs.cancel(job.id, CALLER, CancelAsked())
+    together = threading.Barrier(4)
+
+    def delete() -> bool:
+        together.wait()
+        try:
+            house.jobs.delete(job.id, CALLER, force=False, patience=0)
+        except JobNotFound:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(done.result() for done in [pool.submit(delete) for _ in range(4)]) == 1
+
+
+# ── wait ──
+
+
+def test_waiting_for_what_has_ended_returns_at_once(house: House) -> None:
+    job = house.jobs.cancel(make_job(house).id, CALLER, CancelAsked())
+
+    assert house.jobs.wait(job, CALLER, 30) == job
+
+
+def test_a_wait_that_is_too_short_returns_the_job_as_it_is(house: House) -> None:
+    job = make_job(house)
+
+    assert house.jobs.wait(job, CALLER, 0.2).state is JobState.QUEUED
+    assert house.jobs.wait(job, CALLER, 0) == job
+
+
+def test_a_cancel_wakes_who_waits(house: House) -> None:
+    job = make_job(house)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(house.jobs.wait, job, CALLER, 30)
+        assert eventually(lambda: house.waiters.count == 1)
+        house.jobs.cancel(job.id, CALLER, CancelAsked())
+
+        assert waiting.result(timeout=5).state is JobState.CANCELED
+
+
+def test_who_waits_for_a_job_that_is_deleted_is_told_so(house: House) -> None:
+    job = make_job(house)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(house.jobs.wait, job, CALLER, 30)
+        assert eventually(lambda: house.waiters.count == 1)
+        house.jobs.delete(job.id, CALLER, force=True, patience=5)
+
+        with suppress(JobNotFound):  # that, or what it saw in between
+            assert waiting.result(timeout=5).state is JobState.CANCELED
+
+
+def test_a_submission_that_may_not_wait_stores_nothing(data_dir: Path) -> None:
+    house = make_house(data_dir, server={"max_waiters": 0})
+
+    with pytest.raises(TooBusy):
+        house.jobs.submit(argv("true"), CALLER, wait=10)
+
+    assert every_number(house) == []
+    house.database.close()
+    house.hints.close()
+
+
+def test_a_deletion_that_may_not_wait_kills_nothing(data_dir: Path) -> None:
+    house = make_house(data_dir, server={"max_waiters": 0})
+    job = make_job(house)
+    claim(house)
+
+    try:
+        with pytest.raises(TooBusy):
+            house.jobs.delete(job.id, CALLER, force=True, patience=10)
+        assert house.jobs.get(job.id, CALLER).cancel is None
+    finally:
+        house.database.close()
+        house.hints.close()
+
+
+def test_a_submission_can_wait_for_its_end(house: House) -> None:
+    with running_executor(house):
+        ended = house.jobs.submit(shell("echo hello; exit 3"), CALLER, wait=30)
+
+    assert ended.state is JobState.FAILED
+    assert house.jobs.read_output(ended, Stream.STDOUT, 0, 100) == b"hello\n"
+
+
+# ── what a job may do to its directory ──
+
+
+def test_a_job_that_leaves_a_deep_tree_keeps_its_exit_status(house: House) -> None:
+    nest = "import os\nfor _ in range(30): os.mkdir('d' * 200), os.chdir('d' * 200)\nos._exit(3)"
+    with running_executor(house):
+        ended = house.jobs.submit(argv(sys.executable, "-c", nest), CALLER, wait=30)
+
+    assert ended.state is JobState.FAILED, ended.error
+    assert ended.status is not None
+    assert ended.status.code == 3
+
+
+def test_a_job_s_size_counts_what_it_wrote(house: House) -> None:
+    job = make_job(house)
+    house.spool.prepare(job.id, [])
+    claim(house)
+    running = house.jobs.get(job.id, CALLER)
+    with house.spool.open_streams(job.id, stdin=False, merge_stderr=False):
+        Path(house.spool.path(job.id), "stdout").write_bytes(b"hello")
+
+    assert house.jobs.output_bytes(running, Stream.STDOUT) == 5
+    assert house.jobs.read_output(running, Stream.STDOUT, 1, 3) == b"ell"
+    assert house.jobs.read_output(running, Stream.STDERR, 0, 10) == b""

@@ -1,0 +1,356 @@
+"""The directories of jobs: names, modes, and what must not be followed."""
+
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobrunner.domain.spec import Input, InputKind
+from jobrunner.spool import ProcessRecord, Spool, Stream
+from tests.service import clean_environment
+
+JOB = "0192f0c4-5d3e-7c31-9d0e-2f6f1f0f3c3f"
+
+INPUTS = [
+    Input(InputKind.FILE, "data.csv", b"a;b\n"),
+    Input(InputKind.FILE, "ü -rf", b""),
+    Input(InputKind.SOURCE, "", b"#!/bin/sh\necho hello\n"),
+    Input(InputKind.STDIN, "", b"\0\xff"),
+]
+
+
+@pytest.fixture(params=[0o022, 0o077, 0o000], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    """The umask, which the modes must not depend on."""
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    """A spool over a data directory, as it is prepared when the service starts."""
+    (tmp_path / "jobs").mkdir(mode=0o700)
+    return Spool(tmp_path)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The directory of the job."""
+    return tmp_path / "jobs" / "3f" / JOB
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+def write(spool: Spool, stdout: bytes, stderr: bytes = b"") -> None:
+    """Write what a job writes."""
+    with spool.open_streams(JOB, stdin=False, merge_stderr=False) as streams:
+        os.write(streams.stdout, stdout)
+        os.write(streams.stderr, stderr)
+
+
+def descriptors() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+def read(spool: Spool, stream: Stream = Stream.STDOUT) -> bytes:
+    with spool.open_stream(JOB, stream) as file:
+        return file.read()
+
+
+def test_a_job_s_directory_is_named_after_its_id(spool: Spool, path: Path) -> None:
+    assert spool.path(JOB) == str(path)
+    assert spool.scratch(JOB) == str(path / "scratch")
+    assert spool.source(JOB) == str(path / "source")
+
+
+@pytest.mark.usefixtures("umask")
+def test_directories_and_streams_are_the_owner_s_alone(spool: Spool, path: Path) -> None:
+    spool.prepare(JOB, INPUTS)
+    write(spool, b"")
+    spool.record_process(JOB, ProcessRecord(1, 2, "boot"))
+
+    for directory in (path, path / "scratch"):
+        assert mode(directory) == 0o700
+    for file in ("stdout", "stderr", "stdin", "process.json"):
+        assert mode(path / file) == 0o600
+    assert mode(path / "source") == 0o700
+    assert not mode(path.parent) & 0o022, "nobody else can put a directory in the place of a job's"
+
+
+@pytest.mark.usefixtures("umask")
+def test_files_that_came_with_a_job_are_like_any_file(spool: Spool, path: Path) -> None:
+    spool.prepare(JOB, INPUTS)
+
+    assert mode(path / "scratch" / "data.csv") == 0o644
+
+
+def test_what_came_with_a_job_is_written_byte_for_byte(spool: Spool, path: Path) -> None:
+    spool.prepare(JOB, INPUTS)
+
+    assert (path / "scratch" / "data.csv").read_bytes() == b"a;b\n"
+    assert (path / "scratch" / "ü -rf").read_bytes() == b""
+    assert (path / "source").read_bytes() == b"#!/bin/sh\necho hello\n"
+    assert (path / "stdin").read_bytes() == b"\0\xff"
+    assert {entry.name for entry in path.iterdir()} == {"scratch", "source", "stdin"}
+
+
+def test_the_source_can_be_executed(spool: Spool) -> None:
+    spool.prepare(JOB, INPUTS)
+
+    assert os.access(spool.source(JOB), os.X_OK)
+
+
+def test_preparing_twice_begins_anew(spool: Spool, path: Path) -> None:
+    """An executor died between the claim and the start."""
+    spool.prepare(JOB, INPUTS)
+    write(spool, b"of the first")
+    (path / "scratch" / "left over").touch()
+
+    spool.prepare(JOB, INPUTS[:1])
+
+    assert {entry.name for entry in path.rglob("*")} == {"scratch", "data.csv"}
+    assert not spool.was_started(JOB)
+
+
+def test_a_job_was_started_once_its_streams_are_there(spool: Spool) -> None:
+    assert not spool.was_started(JOB)
+    spool.prepare(JOB, [])
+    assert not spool.was_started(JOB)
+    write(spool, b"")
+    assert spool.was_started(JOB)
+
+
+# ── streams ──
+
+
+def test_what_a_job_writes_is_read_back(spool: Spool) -> None:
+    spool.prepare(JOB, [])
+    write(spool, b"out\0\xff", b"error")
+
+    assert read(spool) == b"out\0\xff"
+    assert read(spool, Stream.STDERR) == b"error"
+    assert (spool.size(JOB, Stream.STDOUT), spool.size(JOB, Stream.STDERR)) == (5, 5)
+
+
+@pytest.mark.parametrize("is_prepared", [True, False])
+def test_a_stream_that_is_not_there_is_empty(spool: Spool, *, is_prepared: bool) -> None:
+    if is_prepared:
+        spool.prepare(JOB, [])
+
+    assert read(spool) == b""
+    assert spool.size(JOB, Stream.STDERR) == 0
+
+
+def test_merged_streams_are_one_file_in_the_order_of_writing(spool: Spool, path: Path) -> None:
+    spool.prepare(JOB, [])
+    with spool.open_streams(JOB, stdin=False, merge_stderr=True) as streams:
+        for turn in range(3):
+            os.write(streams.stdout, b"o%d" % turn)
+            os.write(streams.stderr, b"e%d" % turn)
+
+    assert read(spool) == b"o0e0o1e1o2e2"
+    assert not (path / "stderr").exists()
+
+
+def test_a_stream_that_was_truncated_by_its_job_is_appended_to(spool: Spool, path: Path) -> None:
+    """No hole of zeros: `: > /proc/self/fd/1` is a thing that scripts do."""
+    spool.prepare(JOB, [])
+    with spool.open_streams(JOB, stdin=False, merge_stderr=False) as streams:
+        os.write(streams.stdout, b"before")
+        os.truncate(path / "stdout", 0)
+        os.write(streams.stdout, b"after")
+
+    assert read(spool) == b"after"
+
+
+def test_the_input_is_what_came_with_the_job_or_nothing(spool: Spool) -> None:
+    spool.prepare(JOB, INPUTS)
+    with spool.open_streams(JOB, stdin=True, merge_stderr=False) as streams:
+        assert os.read(streams.stdin, 10) == b"\0\xff"
+    spool.prepare(JOB, [])
+    with spool.open_streams(JOB, stdin=False, merge_stderr=False) as streams:
+        assert os.read(streams.stdin, 10) == b""
+
+
+def test_streams_that_could_not_all_be_opened_leave_no_descriptor(spool: Spool, path: Path) -> None:
+    spool.prepare(JOB, [])
+    (path / "stderr").touch()
+    before = descriptors()
+
+    with pytest.raises(FileExistsError):
+        spool.open_streams(JOB, stdin=False, merge_stderr=False)
+
+    assert descriptors() == before
+
+
+def test_no_descriptor_of_a_stream_is_inherited_by_accident(spool: Spool) -> None:
+    spool.prepare(JOB, INPUTS)
+    with spool.open_streams(JOB, stdin=True, merge_stderr=False) as streams:
+        assert not any(os.get_inheritable(fd) for fd in (streams.stdin, streams.stdout, streams.stderr))
+
+
+# ── what a job may have done to its directory ──
+
+
+def test_a_stream_that_is_a_link_is_not_followed(spool: Spool, path: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret" * 10)
+    spool.prepare(JOB, [])
+    (path / "stdout").symlink_to(tmp_path / "secret")
+
+    with pytest.raises(OSError, match="symbolic link"):
+        read(spool)
+    with pytest.raises(FileExistsError):
+        spool.open_streams(JOB, stdin=False, merge_stderr=False)
+    assert spool.size(JOB, Stream.STDOUT) != 60
+    assert (tmp_path / "secret").read_text() == "secret" * 10
+
+
+def test_an_input_that_is_a_link_is_not_followed(spool: Spool, path: Path) -> None:
+    spool.prepare(JOB, [])
+    (path / "stdin").symlink_to("/etc/passwd")
+
+    with pytest.raises(OSError, match="symbolic link"):
+        spool.open_streams(JOB, stdin=True, merge_stderr=False)
+
+
+def test_removing_does_not_follow_links(spool: Spool, path: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").touch()
+    spool.prepare(JOB, [])
+    (path / "scratch" / "link").symlink_to(tmp_path / "precious")
+
+    spool.remove(JOB)
+
+    assert not path.exists()
+    assert (tmp_path / "precious" / "file").exists()
+
+
+def test_removing_what_is_not_there_is_harmless(spool: Spool) -> None:
+    spool.remove(JOB)
+
+
+@pytest.fixture(params=[(30, 200), (1100, 1)], ids=["longer than a path may be", "deeper than Python's stack"])
+def deep(request: pytest.FixtureRequest, spool: Spool, path: Path) -> Iterator[Path]:
+    """The directory of a job that has made directories in directories."""
+    depth, length = request.param
+    spool.prepare(JOB, [])
+    here = os.open(path / "scratch", os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d" * length, dir_fd=here)
+        inner = os.open("d" * length, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    yield path
+    subprocess.run(["rm", "-rf", path], check=True)
+
+
+@pytest.mark.usefixtures("deep")
+def test_a_deep_tree_can_be_measured(spool: Spool) -> None:
+    """The executor does this when the process has ended: an error here would cost the job its exit status."""
+    assert spool.disk_bytes(JOB) > 0
+
+
+def test_a_deep_tree_can_be_removed(spool: Spool, deep: Path) -> None:
+    spool.remove(JOB)
+
+    assert not deep.exists()
+
+
+@pytest.fixture
+def for_everyone() -> Iterator[Path]:
+    """A directory that another user can reach; those of pytest are closed."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:
+        Path(made).chmod(0o777)
+        yield Path(made)
+        for path in Path(made).rglob("closed"):
+            path.chmod(0o777)
+
+
+@pytest.mark.parametrize("mode", ["0o000", "0o555"], ids=["closed", "read-only"])
+@pytest.mark.parametrize("method", ["disk_bytes", "remove"])
+def test_a_directory_that_a_job_has_closed_stops_nothing(for_everyone: Path, mode: str, method: str) -> None:
+    """As a Go module cache is. Root would not notice: this takes a process of another user."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    program = f"""
+import os
+from jobrunner.spool import Spool
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+spool = Spool({str(for_everyone)!r})
+spool.prepare({JOB!r}, [])
+os.makedirs(spool.scratch({JOB!r}) + "/closed/a")
+os.chmod(spool.scratch({JOB!r}) + "/closed", {mode})
+spool.{method}({JOB!r})
+assert {method == "disk_bytes"} or not os.path.exists(spool.scratch({JOB!r}) + "/closed")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd="/",
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+# ── sizes ──
+
+
+def test_disk_space_is_counted_in_blocks_of_the_whole_tree(spool: Spool, path: Path) -> None:
+    spool.prepare(JOB, [])
+    empty = spool.disk_bytes(JOB)
+    (path / "scratch" / "sub").mkdir()
+    (path / "scratch" / "sub" / "big").write_bytes(b"x" * 100_000)
+
+    with (path / "scratch" / "sparse").open("wb") as file:
+        file.truncate(1 << 30)
+
+    assert 100_000 <= spool.disk_bytes(JOB) - empty < 200_000
+
+
+def test_a_directory_that_is_not_there_takes_no_space(spool: Spool) -> None:
+    assert spool.disk_bytes(JOB) == 0
+
+
+# ── who the process is ──
+
+
+def test_the_process_is_written_down_and_read_back(spool: Spool) -> None:
+    record = ProcessRecord(pid=4711, start_ticks=1 << 40, boot_id="4d3ad1b5")
+    spool.prepare(JOB, [])
+    assert spool.load_process(JOB) is None
+
+    spool.record_process(JOB, record)
+
+    assert spool.load_process(JOB) == record
+
+
+def test_a_record_that_a_crash_left_empty_is_none(spool: Spool, path: Path) -> None:
+    spool.prepare(JOB, [])
+    (path / "process.json").touch()
+
+    assert spool.load_process(JOB) is None
+
+
+def test_all_directories_are_named_with_their_time(spool: Spool, path: Path) -> None:
+    other = JOB[:-2] + "00"
+    assert list(spool.list_directories()) == []
+    for job_id in (JOB, other):
+        spool.prepare(job_id, [])
+    os.utime(path, (0, 1_700_000_000))
+
+    found = dict(spool.list_directories())
+
+    assert set(found) == {JOB, other}
+    assert found[JOB] == 1_700_000_000

@@ -1,0 +1,167 @@
+"""From what was asked for to what will be run: limits and policy of the configuration."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobrunner.config import Executor, Policy
+from jobrunner.domain.errors import InvalidRequest, ShellNotAllowed
+from jobrunner.domain.spec import Input, InputInfo, InputKind, StepKind
+from jobrunner.domain.states import Priority
+from jobrunner.service.catalogue import Catalogue
+from jobrunner.service.submission import SpecMaker, Submission
+from tests.factories import argv, shell
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> Path:
+    """A catalogue with one script."""
+    made = tmp_path / "scripts"
+    made.mkdir()
+    (made / "backup").write_text("#!/bin/sh\n")
+    return made
+
+
+@pytest.fixture
+def maker(scripts: Path) -> SpecMaker:
+    """The default configuration, with a ceiling of an hour."""
+    return SpecMaker(Executor(default_timeout=60.0, max_timeout=3600.0, grace=5.0), Policy(), Catalogue(scripts))
+
+
+@pytest.fixture
+def strict(scripts: Path) -> SpecMaker:
+    """A policy without shells."""
+    return SpecMaker(Executor(), Policy(allow_shell=False), Catalogue(scripts))
+
+
+def pointers(maker: SpecMaker, asked: Submission) -> list[str]:
+    with pytest.raises(InvalidRequest) as refusal:
+        maker.make(asked)
+    return [problem.pointer for problem in refusal.value.problems]
+
+
+def source(text: bytes, **members: Any) -> Submission:
+    return Submission(StepKind.SOURCE, source=text, **members)
+
+
+def script(*words: str) -> Submission:
+    return Submission(StepKind.SCRIPT, words)
+
+
+# ── what is run ──
+
+
+def test_a_command_goes_to_the_shell(maker: SpecMaker) -> None:
+    spec, inputs = maker.make(shell("echo $HOME; exit 3"))
+
+    assert spec.argv == ("/bin/sh", "-c", "echo $HOME; exit 3")
+    assert inputs == []
+
+
+def test_words_are_run_as_they_are(maker: SpecMaker) -> None:
+    assert maker.make(argv("echo", "$HOME", "", "a b"))[0].argv == ("echo", "$HOME", "", "a b")
+
+
+def test_a_script_is_run_by_its_path(maker: SpecMaker, scripts: Path) -> None:
+    assert maker.make(script("backup", "--all", ""))[0].argv == (str(scripts / "backup"), "--all", "")
+
+
+@pytest.mark.parametrize("name", ["absent", "../backup", "/bin/sh", "", "."])
+def test_a_script_that_is_not_catalogued_is_refused(maker: SpecMaker, name: str) -> None:
+    assert pointers(maker, script(name)) == ["#/script"]
+
+
+def test_a_source_is_kept_and_goes_to_its_interpreter(maker: SpecMaker) -> None:
+    spec, inputs = maker.make(source(b"#!/usr/bin/env python3\n\xff\0"))
+
+    assert spec.argv == ()
+    assert inputs == [Input(InputKind.SOURCE, "", b"#!/usr/bin/env python3\n\xff\0")]
+    assert maker.make(source(b"echo"))[0].argv == ("/bin/sh",)
+
+
+def test_everything_that_was_asked_is_in_the_specification(maker: SpecMaker) -> None:
+    asked = argv(
+        "true",
+        env={"A": "b"},
+        cwd="sub",
+        merge_stderr=True,
+        name="n",
+        priority=Priority.HIGH,
+        labels={"k": "v"},
+        timeout=1.5,
+        grace=0.0,
+        stdin=b"in",
+        files={"f": b"content", "g": b""},
+    )
+    spec, inputs = maker.make(asked)
+
+    assert (spec.env, spec.cwd, spec.merge_stderr, spec.name) == ({"A": "b"}, "sub", True, "n")
+    assert (spec.priority, spec.labels, spec.timeout, spec.grace) == (Priority.HIGH, {"k": "v"}, 1.5, 0.0)
+    assert set(spec.inputs) == {
+        InputInfo(InputKind.FILE, "f", 7), InputInfo(InputKind.FILE, "g", 0), InputInfo(InputKind.STDIN, "", 2),
+    }  # fmt: skip
+    assert {given.name: given.content for given in inputs if given.kind is InputKind.FILE} == asked.files
+
+
+def test_an_empty_input_is_no_input(maker: SpecMaker) -> None:
+    assert maker.make(argv("cat", stdin=b""))[1] == []
+
+
+# ── limits ──
+
+
+def test_what_was_not_said_is_taken_from_the_configuration(maker: SpecMaker) -> None:
+    spec, _ = maker.make(argv("true"))
+
+    assert (spec.timeout, spec.grace) == (60.0, 5.0)
+
+
+@pytest.mark.parametrize("timeout", [0.001, 1.0, 3600.0])
+def test_a_timeout_up_to_the_ceiling_is_taken(maker: SpecMaker, timeout: float) -> None:
+    assert maker.make(argv("true", timeout=timeout))[0].timeout == timeout
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, 3600.001, float("inf"), float("nan")])
+def test_a_timeout_out_of_range_is_refused(maker: SpecMaker, timeout: float) -> None:
+    assert pointers(maker, argv("true", timeout=timeout)) == ["#/timeout"]
+
+
+@pytest.mark.parametrize("grace", [-0.001, 3600.001, float("inf"), float("nan")])
+def test_a_grace_period_out_of_range_is_refused(maker: SpecMaker, grace: float) -> None:
+    assert pointers(maker, argv("true", grace=grace)) == ["#/grace"]
+    with pytest.raises(InvalidRequest):
+        maker.checked_grace(grace)
+
+
+@pytest.mark.parametrize("grace", [None, 0.0, 3600.0])
+def test_a_grace_period_in_range_is_taken(maker: SpecMaker, grace: float | None) -> None:
+    assert maker.checked_grace(grace) == grace
+
+
+def test_all_problems_are_named_at_once(maker: SpecMaker) -> None:
+    asked = argv("", timeout=-1.0, grace=-1.0, cwd="..", env={"=": ""}, files={"a/b": b""}, labels={"": ""}, name="")
+
+    assert set(pointers(maker, asked)) == {
+        "#/argv", "#/timeout", "#/grace", "#/cwd", "#/env/=", "#/files/a~1b", "#/labels/", "#/name",
+    }  # fmt: skip
+
+
+def test_an_absent_script_is_named_together_with_the_rest(maker: SpecMaker) -> None:
+    asked = Submission(StepKind.SCRIPT, ("absent",), cwd="..")
+
+    assert set(pointers(maker, asked)) == {"#/script", "#/cwd"}
+
+
+# ── policy ──
+
+
+@pytest.mark.parametrize("asked", [shell("true"), source(b"true"), source(b"#!/usr/bin/python3\n")])
+def test_without_shells_commands_and_sources_are_refused(strict: SpecMaker, asked: Submission) -> None:
+    with pytest.raises(ShellNotAllowed, match="allow_shell"):
+        strict.make(asked)
+
+
+def test_without_shells_programs_and_catalogued_scripts_run(strict: SpecMaker) -> None:
+    strict.make(argv("true"))
+    strict.make(script("backup"))

@@ -1,0 +1,88 @@
+"""What tests with real processes share: nothing that they started may outlive them."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobrunner.app import House
+from jobrunner.executor.process import COOKIE
+from tests.factories import make_config, make_house
+from tests.service import eventually
+
+NewHouse = Callable[..., House]
+
+
+@pytest.fixture(scope="session")
+def empty_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with an empty database: to be copied, which is faster than to migrate each time."""
+    house = make_house(tmp_path_factory.mktemp("prepared") / "data")
+    house.hints.close()
+    return house.data_dir
+
+
+@pytest.fixture
+def new_house(tmp_path: Path, empty_data_dir: Path) -> Iterator[NewHouse]:
+    """Make houses over one fresh data directory: ``new_house(executor={"max_running": 2})``."""
+    made: list[House] = []
+
+    def make(**sections: dict[str, Any]) -> House:
+        if not made:
+            shutil.copytree(empty_data_dir, tmp_path / "data")
+        made.append(House(make_config(tmp_path / "data", **sections)))
+        return made[-1]
+
+    yield make
+    for house in made:
+        house.database.close()
+        house.hints.close()
+
+
+@pytest.fixture
+def house(new_house: NewHouse) -> House:
+    """The parts of a service over a fresh data directory, in this process; nobody runs its jobs."""
+    return new_house()
+
+
+@pytest.fixture(autouse=True)
+def ends_what_is_left(tmp_path: Path) -> Iterator[None]:
+    """End the processes of the test's jobs, wherever they were re-parented to, and reap our own children.
+
+    An executor that gives its jobs up leaves them, and their zombies, on purpose.
+    """
+    before = _children()
+    yield
+    for pid in _job_processes(tmp_path):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for pid in _children() - before:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+    assert eventually(lambda: not _job_processes(tmp_path))
+
+
+def _children() -> set[int]:
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):
+            found.update(map(int, (task / "children").read_text().split()))
+    return found
+
+
+def _job_processes(directory: Path) -> list[int]:
+    """Return processes that carry a job's cookie and work below this directory; zombies have neither."""
+    found = []
+    for pid in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()):
+        with suppress(OSError):
+            if f"{COOKIE}=".encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                where = str(Path(f"/proc/{pid}/cwd").readlink())
+                if where.removesuffix(" (deleted)").startswith(str(directory)):
+                    found.append(pid)
+    return found

@@ -1,0 +1,268 @@
+"""``jobrunner serve``: three kinds of processes, and what the death of each means."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.conftest import StartService
+from tests.factories import children_of, is_dead
+from tests.process.running import is_alive
+from tests.service import ROOT, Service, eventually
+
+GATED = "echo > ready; while [ ! -e go ]; do sleep 0.05; done"
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def child(service: Service, word: str) -> int:
+    """Return the pid of the child that has this word in its command line."""
+    found = [pid for pid in children_of(service.pid) if command_line(pid).split()[-1] == word]
+    assert len(found) == 1, [command_line(pid) for pid in children_of(service.pid)]
+    return found[0]
+
+
+def own_processes(service: Service) -> list[int]:
+    """Return the service's processes without those of its jobs."""
+
+    def found() -> list[int]:
+        return [pid for pid in service.processes() if "jobrunner" in command_line(pid)]
+
+    assert eventually(lambda: len(found()) == 5), "supervisor, executor, gunicorn's master, two workers"
+    return found()
+
+
+def scratch(service: Service, job: dict[str, Any]) -> Path:
+    return Path(service.data_dir, "jobs", job["id"][-2:], job["id"], "scratch")
+
+
+def running_job(service: Service, command: str = GATED, **members: Any) -> tuple[dict[str, Any], int]:
+    """Start a job that waits for a file ``go``; return it and its pid."""
+    job = service.submit(command=f"echo $$ > pid; {command}", **members)
+    assert eventually((scratch(service, job) / "ready").exists)
+    return job, int((scratch(service, job) / "pid").read_text())
+
+
+def ended(service: Service, within: float = 10) -> int:
+    """Wait for the end of ``serve``; return its exit code."""
+    assert service.process is not None
+    return service.process.wait(within)
+
+
+# ── told to stop ──
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_running_job_survives_the_service_and_ends_under_the_next(start_service: StartService, number: int) -> None:
+    service = start_service()
+    job, pid = running_job(service, f"{GATED}; exit 19")
+
+    assert service.stop(number, within=10) == 0
+    assert is_alive(pid)
+    assert "Traceback" not in service.log.read_text()
+
+    again = start_service(data_dir=service.data_dir)
+    assert again.get(f"/v1/jobs/{job['id']}").json()["state"] == "running"
+    (scratch(service, job) / "go").touch()
+    assert again.wait(job["id"])["exit_code"] == 19
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_with_on_stop_kill_no_job_survives_the_service(start_service: StartService, number: int) -> None:
+    service = start_service({"executor": {"on_stop": "kill", "grace": "0.5"}})
+    _, polite = running_job(service)
+    _, stubborn = running_job(service, f"trap '' TERM; {GATED}")
+
+    assert service.stop(number, within=10) == 0
+
+    assert eventually(lambda: is_dead(polite) and is_dead(stubborn))
+    assert "Traceback" not in service.log.read_text()
+
+
+def test_control_c_goes_to_all_processes_at_once(start_service: StartService) -> None:
+    """The terminal sends SIGINT to the whole process group; jobs are not in it."""
+    leads = "import os, sys; os.setsid(); os.execv(sys.executable, [sys.executable, '-m', 'jobrunner', 'serve'])"
+    service = start_service(command=(sys.executable, "-c", leads))
+    own = own_processes(service)
+    _, pid = running_job(service)
+
+    os.killpg(service.pid, signal.SIGINT)
+
+    assert ended(service) == 0
+    assert eventually(lambda: all(is_dead(each) for each in own))
+    assert is_alive(pid)
+    assert "Traceback" not in service.log.read_text()
+
+
+def test_a_second_sigterm_is_harmless(start_service: StartService) -> None:
+    service = start_service()
+    own = own_processes(service)
+    assert service.process is not None
+    for _ in range(20):
+        if service.process.poll() is None:
+            service.process.send_signal(signal.SIGTERM)
+            for pid in own[1:]:
+                if is_alive(pid):
+                    os.kill(pid, signal.SIGTERM)
+        time.sleep(0.01)
+
+    assert ended(service) == 0
+    assert "Traceback" not in service.log.read_text()
+    assert eventually(lambda: all(is_dead(pid) for pid in own))
+
+
+def test_clients_that_wait_do_not_hold_up_the_end(start_service: StartService) -> None:
+    service = start_service()
+    job, _ = running_job(service)
+    outcomes: list[str] = []
+    url, headers = f"{service.url}/v1/jobs", dict(service.http.headers)
+
+    def wait_for_job(index: int) -> None:
+        try:
+            if index % 2:
+                response = requests.get(f"{url}/{job['id']}?wait=30", headers=headers, timeout=40)
+            else:
+                prefer = {**headers, "Prefer": "wait=30"}
+                response = requests.post(url, json={"command": "exec sleep 31"}, headers=prefer, timeout=40)
+            outcomes.append(str(response.status_code))
+        except requests.ConnectionError:
+            outcomes.append("closed")
+
+    threads = [threading.Thread(target=wait_for_job, args=(index,)) for index in range(20)]
+    for thread in threads:
+        thread.start()
+    assert eventually(lambda: len(service.get("/v1/jobs?state=running").json()["jobs"]) >= 11)
+
+    began = time.monotonic()
+    assert service.stop(within=20) == 0
+    assert time.monotonic() - began < 10
+    for thread in threads:
+        thread.join(timeout=10)
+        assert not thread.is_alive(), "a client still waits"
+    assert len(outcomes) == 20
+    assert set(outcomes) <= {"200", "202", "503", "closed"}
+    assert "Traceback" not in service.log.read_text()
+
+
+# ── processes that die ──
+
+
+@pytest.mark.parametrize("word", ["executor", "web"])
+def test_the_service_ends_when_one_of_its_processes_dies(start_service: StartService, word: str) -> None:
+    """All of it, so that it can be started again; the client's idle connection delays nothing."""
+    service = start_service()
+    own = own_processes(service)
+    _, pid = running_job(service)
+
+    os.kill(child(service, word), signal.SIGKILL)
+
+    assert ended(service, within=15) == 1
+    assert eventually(lambda: all(is_dead(each) for each in own), within=5), [command_line(each) for each in own]
+    assert is_alive(pid)
+    assert f"the {word} process has ended" in service.log.read_text()
+
+
+def test_nothing_but_jobs_survives_the_supervisor(start_service: StartService) -> None:
+    service = start_service()
+    own = own_processes(service)
+    job, pid = running_job(service, f"{GATED}; exit 21")
+
+    os.kill(service.pid, signal.SIGKILL)
+
+    assert ended(service) == -signal.SIGKILL
+    assert eventually(lambda: all(is_dead(each) for each in own)), [command_line(each) for each in own]
+    assert is_alive(pid)
+
+    again = start_service(data_dir=service.data_dir)
+    (scratch(service, job) / "go").touch()
+    assert again.wait(job["id"])["exit_code"] == 21
+
+
+def test_a_web_worker_that_dies_is_replaced_and_no_job_notices(start_service: StartService) -> None:
+    service = start_service({"server": {"workers": "1"}})
+    job, pid = running_job(service, f"{GATED}; exit 22")
+    web = child(service, "web")
+    (worker,) = children_of(web)
+
+    os.kill(worker, signal.SIGKILL)
+
+    assert eventually(lambda: children_of(web) not in ([], [worker]))
+    assert is_alive(pid)
+    (scratch(service, job) / "go").touch()
+    service.http.close()
+    assert eventually(lambda: service.get("/readyz").ok)
+    assert service.wait(job["id"])["exit_code"] == 22
+
+
+# ── starting ──
+
+
+def test_a_port_in_use_is_told(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        service = Service(tmp_path / "data", port=taken.getsockname()[1])
+        done = subprocess.run(
+            service.command, cwd=ROOT, env=service.environment, capture_output=True, text=True, timeout=30, check=False
+        )
+        service.http.close()
+
+    assert done.returncode == 1
+    assert "in use" in done.stderr
+    assert str(service.port) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_sigterm_right_after_the_start_ends_it_in_order(tmp_path: Path) -> None:
+    """Wherever it is in its start."""
+    for patience in (0.3, 0.6, 0.9):
+        service = Service(tmp_path / "data")
+        with service.log.open("ab") as log:
+            started = subprocess.Popen(service.command, cwd=ROOT, env=service.environment, stdout=log, stderr=log)
+        service.process = started
+        service.http.close()
+        assert eventually(lambda: children_of(started.pid))  # noqa: B023
+        time.sleep(patience)
+        own = [pid for pid in service.processes() if "jobrunner" in command_line(pid)]
+        started.terminate()
+        assert started.wait(15) == 0, service.log.read_text()
+        assert eventually(lambda: all(is_dead(pid) for pid in own))  # noqa: B023
+
+
+def test_the_supervisor_is_small_and_knows_no_database(start_service: StartService) -> None:
+    service = start_service()
+    service.run(command="true")
+
+    status = Path(f"/proc/{service.pid}/status").read_text()
+    rss = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+    assert rss < 25 * 1024, f"{rss} KiB"
+    maps = Path(f"/proc/{service.pid}/maps").read_text()
+    for stranger in ("sqlalchemy", "_sqlite3", "pydantic", "jobrunner.db"):
+        assert stranger not in maps
+    open_files = [str(fd.readlink()) for fd in Path(f"/proc/{service.pid}/fd").iterdir()]
+    assert not any(str(service.data_dir) + "/" in name for name in open_files)
+
+
+def test_the_supervisor_needs_no_processor_time_while_nothing_happens(start_service: StartService) -> None:
+    service = start_service()
+
+    def ticks() -> int:
+        fields = Path(f"/proc/{service.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    before = ticks()
+    assert service.run(command="sleep 1")["exit_code"] == 0
+    assert ticks() - before <= 2

@@ -1,0 +1,126 @@
+"""The log: one line a record, with the job's number on every line that is about one."""
+
+import json
+import logging
+import logging.config
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from jobrunner.log import JsonFormatter, TextFormatter, logging_config
+from tests.service import clean_environment
+
+
+def make_record(message: str, *arguments: object, **attributes: Any) -> logging.LogRecord:
+    record = logging.LogRecord("jobrunner.executor", logging.INFO, __file__, 1, message, arguments, None)
+    record.created, record.msecs = 1_769_860_800.25, 250.0
+    for name, value in attributes.items():
+        setattr(record, name, value)
+    return record
+
+
+def failed() -> logging.LogRecord:
+    try:
+        raise RuntimeError("of no use")
+    except RuntimeError:
+        return make_record("it failed", exc_info=sys.exc_info())
+
+
+def test_a_line_of_text_has_time_level_logger_job_and_message() -> None:
+    line = TextFormatter().format(make_record("succeeded in %d s", 3, job=17))
+
+    assert line == "2026-01-31T12:00:00.250Z INFO jobrunner.executor [job 17] succeeded in 3 s"
+
+
+@pytest.mark.parametrize("attributes", [{}, {"job": None}])
+def test_a_line_that_is_about_no_job_names_none(attributes: dict[str, Any]) -> None:
+    line = TextFormatter().format(make_record("ready", **attributes))
+
+    assert line == "2026-01-31T12:00:00.250Z INFO jobrunner.executor ready"
+
+
+def test_a_traceback_follows_its_line_of_text() -> None:
+    lines = TextFormatter().format(failed()).splitlines()
+
+    assert lines[0].endswith("it failed")
+    assert lines[1].startswith("Traceback")
+    assert lines[-1] == "RuntimeError: of no use"
+
+
+def test_a_line_of_json_is_an_object_with_the_same() -> None:
+    line = JsonFormatter().format(make_record("Grüße\nan %s", "alle", job=17))
+
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "time": "2026-01-31T12:00:00.250Z",
+        "level": "info",
+        "logger": "jobrunner.executor",
+        "job": 17,
+        "message": "Grüße\nan alle",
+    }
+
+
+def test_a_line_of_json_leaves_out_what_there_is_not() -> None:
+    assert set(json.loads(JsonFormatter().format(make_record("ready")))) == {"time", "level", "logger", "message"}
+
+
+def test_a_traceback_is_part_of_its_line_of_json() -> None:
+    line = JsonFormatter().format(failed())
+
+    assert "\n" not in line
+    assert json.loads(line)["traceback"].endswith("RuntimeError: of no use")
+
+
+def write_log(style: str, level: str = "info") -> list[str]:
+    """Log a few records in a process of its own: logging is set up once in each."""
+    program = f"""
+import logging, threading
+from jobrunner.log import JOB, set_up_logging
+set_up_logging({style!r}, {level!r})
+logger = logging.getLogger("jobrunner.test")
+logger.info("before")
+JOB.set(17)
+logger.info("about a job")
+thread = threading.Thread(target=logger.info, args=("from another thread",))
+thread.start()
+thread.join()
+JOB.set(None)
+logger.debug("details")
+logging.getLogger("alembic.runtime.migration").info("Context impl")
+logging.getLogger("gunicorn.error").info("Listening")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=clean_environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""
+    return done.stderr.splitlines()
+
+
+def test_the_number_of_the_job_is_on_the_lines_of_the_thread_that_is_about_it() -> None:
+    about = {line.split("jobrunner.test ")[-1] for line in write_log("text") if "jobrunner.test" in line}
+
+    assert about == {"before", "[job 17] about a job", "from another thread"}
+
+
+def test_the_log_of_json_has_the_number_too() -> None:
+    records = [json.loads(line) for line in write_log("json")]
+
+    assert [record.get("job") for record in records if record["message"] == "about a job"] == [17]
+
+
+def test_the_server_s_lines_are_written_once_and_the_migrations_are_not() -> None:
+    lines = write_log("text")
+
+    assert [line for line in lines if line.endswith("Listening")] == [lines[-1]]
+    assert not any("Context impl" in line for line in lines)
+
+
+def test_the_level_decides_what_is_written() -> None:
+    assert any(line.endswith("details") for line in write_log("text", "debug"))
+    assert write_log("text", "error") == []
+
+
+def test_the_configuration_is_one_that_dictconfig_takes() -> None:
+    logging.config.DictConfigurator(logging_config("json", "warning"))
