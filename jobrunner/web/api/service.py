@@ -1,5 +1,6 @@
 """The service itself: ``/healthz``, ``/readyz``, ``/v1/stats``, ``/openapi.json``."""
 
+import copy
 from typing import cast
 
 from flask import Response, current_app
@@ -7,6 +8,7 @@ from flask_openapi3 import OpenAPI
 
 from jobrunner.domain.states import JobState
 from jobrunner.web.api.blueprint import ApiBlueprint
+from jobrunner.web.api.description import complete
 from jobrunner.web.api.documents import HealthDocument, ProblemDocument, StatsDocument
 from jobrunner.web.errors import problem
 from jobrunner.web.render import json_response
@@ -52,4 +54,4 @@ def stats() -> Response:
 @bp.get("/openapi.json", doc_ui=False)
 def openapi() -> Response:
     """Describe the service. Needs no token."""
-    return json_response(cast("OpenAPI", current_app).api_doc)
+    return json_response(complete(copy.deepcopy(cast("OpenAPI", current_app).api_doc)))

@@ -1,0 +1,24 @@
+"""What flask-openapi3 can't say about our answers, put into ``/openapi.json``."""
+
+from typing import Any
+
+_PROBLEM = {
+    "description": "a problem (RFC 9457)",
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+}
+
+
+def complete(document: dict[str, Any]) -> dict[str, Any]:
+    """Describe errors as the problems they are, bodies that may be left out, and answers that are no JSON."""
+    schemas = document["components"]["schemas"]
+    for path in document["paths"].values():
+        for operation in path.values():
+            answers = {status: answer for status, answer in operation["responses"].items() if status.startswith("2")}
+            if not answers:
+                answers = {"200": {"description": "the bytes", "content": {"text/plain": {}}}}
+            operation["responses"] = {**answers, "default": _PROBLEM}
+            if "requestBody" in operation:
+                (content,) = operation["requestBody"]["content"].values()
+                model = content["schema"]["$ref"].rpartition("/")[2]
+                operation["requestBody"]["required"] = bool(schemas[model].get("required")) or model == "Submission"
+    return document
