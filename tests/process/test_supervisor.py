@@ -115,7 +115,7 @@ def test_a_second_sigterm_is_harmless(start_service: StartService) -> None:
         if service.process.poll() is None:
             service.process.send_signal(signal.SIGTERM)
             for pid in own[1:]:
-                if is_alive(pid):
+                if "jobrunner" in command_line(pid):
                     os.kill(pid, signal.SIGTERM)
         time.sleep(0.01)
 
