@@ -48,6 +48,10 @@ class Supervisor:
             self._children[name] = subprocess.Popen([sys.executable, "-m", "jobrunner", command], env=self._environ)
         while self._children:
             self._turn(_wait_for_signals(inbox, self._pause()))
+        # Python gives handlers back to the default while it shuts down: one
+        # more SIGTERM must not change the exit code then.
+        for number in _STOP:
+            signal.signal(number, signal.SIG_IGN)
         return 1 if self._failed else 0
 
     def _turn(self, signals: set[int]) -> None:
