@@ -151,6 +151,8 @@ class House:
             self.config.scripts_dir.mkdir(mode=0o700, exist_ok=True)
         self.database.path.touch(mode=0o600)  # it holds what jobs were given
         upgrade(self.database)
+        # A full disk can still take what goes into pages that the file has.
+        self.database.checkpoint()
         if self.access.ensure_first_token(self.admin_token_file):
             logger.info("made the token 'admin', see %s", self.admin_token_file)
         self.database.close()  # nothing of it may cross a fork
@@ -158,6 +160,7 @@ class House:
     def make_executor(self) -> "Executor":
         """Make an executor, with an identity of its own."""
         from jobrunner.executor.pool import Executor
+        from jobrunner.store.reserve import Reserve
 
         settings = self.config.executor
         inherited = {name: os.environ[name] for name in INHERITED_ENVIRONMENT if name in os.environ}
@@ -170,6 +173,7 @@ class House:
             stop_grace=settings.grace if settings.on_stop == "kill" else None,
             environment={"PATH": DEFAULT_PATH, **inherited, **self.config.environment},
             kill_leftovers=settings.kill_leftovers,
+            reserve=Reserve(self.data_dir / "reserve"),
             now=utc_now,
         )
 

@@ -9,10 +9,6 @@ import requests
 from jobrunner.domain import errors
 
 
-class Unreachable(errors.JobrunnerError):
-    """Nobody answers at the URL."""
-
-
 class ServiceError(errors.JobrunnerError):
     """The service has answered with an error of its own."""
 
@@ -78,7 +74,7 @@ class Client:
         try:
             response = self._session.request(method, self._url + path, timeout=self._timeout, **arguments)
         except requests.RequestException as error:
-            raise Unreachable(f"{self._url}: {_innermost(error)}") from error
+            raise errors.Unreachable(f"{self._url}: {_innermost(error)}") from error
         if response.ok:
             return response
         with response:

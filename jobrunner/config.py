@@ -7,6 +7,8 @@ once, with file, section and key (`ConfigError`).
 
 Every key can also be set as ``JOBRUNNER_<SECTION>_<KEY>``, which wins over the
 file. ``JOBRUNNER_PORT`` and ``JOBRUNNER_HOSTNAME`` set ``[server]`` port and host.
+What Kubernetes says of a Service named jobrunner (``JOBRUNNER_PORT=tcp://…``) is
+passed over, with a warning.
 """
 
 import configparser
@@ -125,6 +127,7 @@ class Server:
     unix_socket: Path | None = _setting(None, _path, "listen on this socket instead")
     workers: int = _setting(2, _whole(1, 256), "processes that answer requests")
     threads: int = _setting(8, _whole(1, 1024), "for ordinary requests, in each worker")
+    pin_workers: bool = _setting(True, _yes_no, "each worker on a CPU of its own, if there are enough")
     max_waiters: int = _setting(64, _whole(0, 4096), "requests that wait for a job's end, over all workers")
     max_wait: float = _setting(60.0, _seconds(), "ceiling of Prefer: wait")
     max_body_bytes: int = _setting(16777216, _size(1), "largest request body")
@@ -251,6 +254,12 @@ SECTIONS: dict[str, type[Any]] = {
 _SHORT_NAMES = {"JOBRUNNER_PORT": ("server", "port"), "JOBRUNNER_HOSTNAME": ("server", "host")}
 _RESERVED_NAMES = {"JOBRUNNER_CONFIG", "JOBRUNNER_URL", "JOBRUNNER_TOKEN"}
 
+_SERVICE_LINK = re.compile(
+    r"JOBRUNNER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    r"|JOBRUNNER_(\w+_)?PORT=(tcp|udp|sctp)://.*"
+)
+"""A variable by which Kubernetes describes a Service, to every container beside it, in words that may be ours."""
+
 
 def environment_name(section: str, key: str) -> str:
     """Return the environment variable that sets this key."""
@@ -292,6 +301,7 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
     path = path or (Path(environ["JOBRUNNER_CONFIG"]) if environ.get("JOBRUNNER_CONFIG") else None)
     problems: list[str] = []
     texts = _read_file(path, problems) if path else {}
+    is_read = bool(texts) or not problems
     jobs_environment = dict(texts.pop("environment", {}))
     values = {
         (section, key): (text, f"{path}: [{section}] {key}")
@@ -300,15 +310,17 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
     }
     warnings = _add_environment(values, environ)
     parsed: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    invalid: set[tuple[str, str]] = set()
     for (section, key), (text, where) in values.items():
         try:
             parsed[section][key] = SECTIONS[section].__dataclass_fields__[key].metadata["parse"](text)
         except ValueError as error:
             problems.append(f"{where} = {text}: {error}")
+            invalid.add((section, key))
     sections = {section: kind(**parsed[section]) for section, kind in SECTIONS.items()}
     config = Config(**sections, environment=jobs_environment, warnings=tuple(warnings))
-    if not problems:
-        problems.extend(_contradictions(config, path))
+    if is_read:  # else the file may have what makes it right
+        problems.extend(_contradictions(config, path, invalid))
     if problems:
         raise ConfigError(problems)
     return config
@@ -356,25 +368,36 @@ def _make_parser(*, strict: bool) -> configparser.RawConfigParser:
 
 
 def _add_environment(values: dict[tuple[str, str], tuple[str, str]], environ: Mapping[str, str]) -> list[str]:
-    """Let the environment overrule the file; return a warning for each unknown name."""
+    """Let the environment overrule the file; return warnings of names that are no settings."""
+    links = [name for name in sorted(environ) if _SERVICE_LINK.fullmatch(f"{name}={environ[name]}")]
     names = {environment_name(section, setting.name): (section, setting.name) for section, setting in settings()}
     for name, target in {**_SHORT_NAMES, **names}.items():  # the long name wins over the short one
-        if name in environ:
+        if name in environ and name not in links:
             values[target] = (environ[name], name)
-    unknown = [
-        name
-        for name in environ
-        if name.startswith("JOBRUNNER_") and name not in {*names, *_SHORT_NAMES, *_RESERVED_NAMES}
+    known = [*names, *_SHORT_NAMES, *_RESERVED_NAMES]
+    unknown = [name for name in sorted(environ) if name.startswith("JOBRUNNER_") and name not in [*known, *links]]
+    warnings = [
+        # All begin alike, which resembles nothing.
+        f"{name} in the environment is not a setting{_did_you_mean(name, known, prefix='JOBRUNNER_', cutoff=0.8)}"
+        for name in unknown
     ]
-    return [f"{name} in the environment is not a setting{_did_you_mean(name, list(names))}" for name in sorted(unknown)]
+    if links:
+        warnings.append(
+            f"{', '.join(links)} in the environment are no settings: Kubernetes describes a Service by them"
+        )
+    return warnings
 
 
-def _contradictions(config: Config, path: Path | None) -> Iterator[str]:
+def _contradictions(config: Config, path: Path | None, invalid: set[tuple[str, str]]) -> Iterator[str]:
+    """Name values that do not go together, if each of them is valid by itself."""
     executor = config.executor
-    if executor.default_timeout > executor.max_timeout:
+    concerned = {("executor", "default_timeout"), ("executor", "max_timeout")}
+    if executor.default_timeout > executor.max_timeout and not concerned & invalid:
         yield f"{path or 'environment'}: [executor] default_timeout is larger than max_timeout"
 
 
-def _did_you_mean(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+def _did_you_mean(word: str, known: list[str], *, prefix: str = "", cutoff: float = 0.6) -> str:
+    """Suggest what resembles a word most, but for a prefix that all have."""
+    bare = [name.removeprefix(prefix) for name in known]
+    close = difflib.get_close_matches(word.removeprefix(prefix), bare, n=1, cutoff=cutoff)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""

@@ -19,6 +19,7 @@ _server = _config.server
 bind = _config.bind
 workers = _server.workers
 worker_class = "jobrunner.gunicorn_worker.PatientWorker"
+logger_class = "jobrunner.gunicorn_worker.QuietLogger"
 # Those that wait for jobs come on top, so that they never take the place of
 # ordinary requests.
 threads = _server.threads + _server.waiters_per_worker
@@ -40,6 +41,18 @@ def when_ready(server: Any) -> None:  # noqa: ARG001 gunicorn's signature
     gc.freeze()
 
 
+def pre_fork(server: Any, worker: Any) -> None:
+    """Choose a CPU for the new worker: one that the fewest others have."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if not _server.pin_workers or server.num_workers > len(cpus):
+        worker.cpu = None
+        return
+    # Not the same ones as the next instance on this machine.
+    cpus = [cpus[(os.getpid() + index) % len(cpus)] for index in range(len(cpus))]
+    taken = [getattr(other, "cpu", None) for other in server.WORKERS.values()]
+    worker.cpu = min(cpus, key=taken.count)
+
+
 def post_fork(_server: Any, _worker: Any) -> None:
     """Have a worker end with its parent, however that dies: gunicorn would only notice after a while."""
     die_with_parent()
@@ -54,6 +67,11 @@ def post_worker_init(worker: Any) -> None:
     embedded = worker.wsgi.extensions.get("jobrunner.executor")
     if embedded is not None:
         embedded.ensure_started()
+    elif worker.cpu is not None:
+        # Only one thread of a Python process runs at a time. On several CPUs
+        # they pass its lock around, which costs more than the work of a
+        # request. Jobs would inherit this, so not where they are started.
+        os.sched_setaffinity(0, {worker.cpu})
 
 
 def worker_exit(_server: Any, worker: Any) -> None:

@@ -13,14 +13,16 @@ hence the bounds of its version in ``setup.cfg``.
 """
 
 import errno
+import logging
 import socket
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from functools import partial
 from selectors import EVENT_READ
 from typing import Any
 
+from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 FIRST_BYTE_SECONDS = 10.0
@@ -35,8 +37,17 @@ STALL_SECONDS = 0.02
 _OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
+class QuietLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """Makes no access log unless somebody reads it; gunicorn's own makes each line first, and then drops it."""
+
+    def access(self, *args: Any) -> None:
+        """Log a request."""
+        if self.access_log.isEnabledFor(logging.INFO):
+            super().access(*args)
+
+
 class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
-    """See the module. `handle` alone runs on the pool's threads; all the rest in the main loop."""
+    """See the module. `_serve` runs on the pool's threads; all the rest in the main loop."""
 
     on_stop: Callable[[], None] | None = None
     """Called once when the worker is told to stop: has requests return that wait for something."""
@@ -44,10 +55,19 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._waiting: dict[TConn, bool] = {}  # registered in the poller → whether it only lingers
+        self._lock = threading.Lock()
         self._busy = 0
         self._last_done = 0.0
         self._accept_again_at = 0.0
         self._sweep_at = 0.0
+        self._notify_at = 0.0
+
+    def notify(self) -> None:
+        """Tell the arbiter that the loop turns: at most once a second, its patience is half a minute."""
+        now = time.monotonic()
+        if now >= self._notify_at:
+            self._notify_at = now + 1.0
+            super().notify()
 
     def handle_exit(self, sig: int, frame: object) -> None:
         """Begin to stop."""
@@ -74,28 +94,36 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
                 self._accept_again_at = time.monotonic() + 0.5
                 self.set_accept_enabled(enabled=False)
             return
-        self.nr_conns += 1
+        with self._lock:
+            self.nr_conns += 1
         self._await(TConn(self.cfg, client, address, listener.getsockname()), FIRST_BYTE_SECONDS)
 
     def _await(self, conn: TConn, seconds: float, *, lingering: bool = False) -> None:
-        conn.sock.setblocking(False)
+        """Have the loop hold a connection. The caller must not touch it any more: the next event is another's."""
         conn.timeout = time.monotonic() + seconds
-        self._waiting[conn] = lingering
-        self.poller.register(conn.sock, EVENT_READ, partial(self._on_readable, conn))
+        with self._lock:  # the loop may have an event before the next line is reached
+            self.poller.register(conn.sock, EVENT_READ, partial(self._on_readable, conn))
+            self._waiting[conn] = lingering
 
     def _on_readable(self, conn: TConn, _socket: object) -> None:
-        if self._waiting[conn]:
+        with self._lock:
+            lingering = self._waiting[conn]
+        if lingering:
             self._discard(conn)
             return
         self._forget(conn)
         conn.data_ready = True
-        self._busy += 1
-        self.enqueue_req(conn)
+        self._enqueue(conn)
+
+    def _enqueue(self, conn: TConn) -> None:
+        with self._lock:
+            self._busy += 1
+        self.tpool.submit(self._serve, conn)
 
     def _discard(self, conn: TConn) -> None:
         """Read on from a client whose connection is over, until it closes its end too."""
         try:
-            if conn.sock.recv(65536):
+            if conn.sock.recv(65536, socket.MSG_DONTWAIT):
                 return
         except BlockingIOError:
             return
@@ -109,7 +137,11 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def _drop(self, conn: TConn) -> None:
         self._forget(conn)
-        self.nr_conns -= 1
+        self._close(conn)
+
+    def _close(self, conn: TConn) -> None:
+        with self._lock:
+            self.nr_conns -= 1
         conn.close()
 
     def murder_pending(self) -> None:
@@ -122,27 +154,42 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             if now >= conn.timeout or (not self.alive and not lingering and not _has_data(conn)):
                 self._drop(conn)
 
-    def finish_request(self, conn: TConn, future: "Future[bool]") -> None:
-        """Keep the connection for the next request, or say goodbye; after `handle`."""
-        self._busy -= 1
-        self._last_done = time.monotonic()
-        keep = not future.cancelled() and future.exception() is None and future.result()
+    def _serve(self, conn: TConn) -> None:
+        """Answer a request, then have the loop wait for the next one, or for the client's end. Runs in the pool.
+
+        The loop itself need not wake up for that: to wait it only has to be in
+        the poller. gunicorn's own wakes it for each request.
+        """
+        keep = False
+        try:
+            keep = self.handle(conn)
+        finally:
+            with self._lock:
+                self._busy -= 1
+            self._last_done = time.monotonic()
+            self._after(conn, keep=keep)
+            if not self._accepting or not self.alive:
+                self.method_queue.defer(_do_nothing)  # the loop waits for this
+
+    def _after(self, conn: TConn, *, keep: bool) -> None:
         try:
             if keep and conn.parser.unreader.buf.getvalue():
-                self._busy += 1  # the next request was read with this one
-                self.enqueue_req(conn)
+                self._enqueue(conn)  # the next request was read with this one
             elif keep:
                 self._await(conn, self.cfg.keepalive)
             else:
                 conn.sock.shutdown(socket.SHUT_WR)
                 self._await(conn, LINGER_SECONDS, lingering=True)
-        except OSError:  # the client, or the handler, has closed it
-            self.nr_conns -= 1
-            conn.close()
+        except (OSError, ValueError):  # the client, or the handler, has closed it
+            self._close(conn)
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _has_data(conn: TConn) -> bool:
     try:
-        return bool(conn.sock.recv(1, socket.MSG_PEEK))
+        return bool(conn.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
     except OSError:
         return False

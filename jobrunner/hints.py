@@ -35,36 +35,30 @@ class Inbox:
 
     def __init__(self, bound: socket.socket) -> None:
         self._socket = bound
-        self._closed = False
         self._closing = threading.RLock()  # a signal handler may come while its own thread holds it
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
-        self._poll.register(self._wake, select.POLLIN)
+        self._poll.register(bound, select.POLLIN)
 
     def wait(self, seconds: float) -> set[bytes]:
         """Wait for hints at most this long; return all that have come, each once."""
-        self._poll.poll(seconds * 1000)
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
         found: set[bytes] = set()
-        with suppress(BlockingIOError):
-            while True:
-                found.add(self._socket.recv(256))
+        if self._poll.poll(seconds * 1000):
+            with suppress(BlockingIOError):
+                while hint := self._socket.recv(256):  # nothing is the end: interrupted
+                    found.add(hint)
         return found
 
     def interrupt(self) -> None:
-        """Make `wait` return at once. From any thread, and from a signal handler; too late is harmless."""
+        """Make `wait` return at once, now and from now on. From any thread, and from a signal handler."""
+        # When the inbox is closed already, the descriptor's number may be another's.
         with self._closing:
-            if not self._closed:
-                os.eventfd_write(self._wake, 1)
+            if self._socket.fileno() >= 0:
+                self._socket.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
         """Stop listening."""
         with self._closing:
-            self._closed = True
             self._socket.close()
-            os.close(self._wake)
 
     def __enter__(self) -> Self:
         return self

@@ -3,9 +3,16 @@
 import json
 import logging
 import logging.config
+import re
 import time
 from contextvars import ContextVar
 from functools import lru_cache
+from typing import Any
+
+# No line of ours tells the thread, the process or the place in the code: the
+# library then need not find them out (Logging HOWTO, "Optimization").
+logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+logging._srcfile = None  # noqa: SLF001 as the HOWTO has it
 
 JOB: ContextVar[int | None] = ContextVar("job", default=None)
 """The number of the job that this thread is about."""
@@ -18,18 +25,37 @@ class _JobFilter(logging.Filter):
         return True
 
 
-class TextFormatter(logging.Formatter):
-    """``2026-01-31T12:00:00.123Z INFO jobrunner.executor [job 17] succeeded``."""
-
+class _Formatter(logging.Formatter):
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
         """Write the time as RFC 3339, in UTC."""
         return f"{_format_second(int(record.created))}.{int(record.msecs):03d}Z"
+
+
+class TextFormatter(_Formatter):
+    """``2026-01-31T12:00:00.123Z INFO jobrunner.executor [job 17] succeeded``.
+
+    A record is one line, whatever a client or a job has put into it. Only a
+    traceback has more, since people read it; its lines are indented, so that
+    none of them can pass for a record.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 the library's name
         """Write the line, without a traceback."""
         job = getattr(record, "job", None)
         about = f"[job {job}] " if job is not None else ""
-        return f"{self.formatTime(record)} {record.levelname} {record.name} {about}{record.message}"
+        return f"{self.formatTime(record)} {record.levelname} {record.name} {about}{_escape(record.message)}"
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 the library's name
+        """Write a traceback."""
+        return "\n".join(f"    {_escape(line)}" for line in super().formatException(ei).split("\n"))
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def _escape(text: str) -> str:
+    """Make visible what would begin a new line or steer a terminal."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 @lru_cache(maxsize=2)
@@ -37,7 +63,7 @@ def _format_second(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
-class JsonFormatter(TextFormatter):
+class JsonFormatter(_Formatter):
     """One JSON object a line: time, level, logger, job, message, traceback."""
 
     def format(self, record: logging.LogRecord) -> str:

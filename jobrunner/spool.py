@@ -16,6 +16,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -70,6 +71,10 @@ class JobStreams:
         self.close()
 
 
+class MayHaveRun(Exception):
+    """A directory tells that a process was made for a job that is to start only now."""
+
+
 class Spool:
     """All directories of jobs. Paths are made of the ids of the server only, never of what a client sent.
 
@@ -92,7 +97,11 @@ class Spool:
         return f"{self.path(job_id)}/source"
 
     def prepare(self, job_id: str, inputs: Iterable[Input]) -> None:
-        """Make the directory of a job anew, with what came with it."""
+        """Make the directory of a job anew, with what came with it.
+
+        Raises:
+            MayHaveRun: it was here already, and its process may have been.
+        """
         path = self.path(job_id)
         try:
             os.mkdir(path, 0o700)
@@ -100,6 +109,8 @@ class Spool:
             os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
             os.mkdir(path, 0o700)
         except FileExistsError:
+            if self.was_started(job_id):
+                raise MayHaveRun from None
             # An executor died between the claim and the start.
             shutil.rmtree(path)
             os.mkdir(path, 0o700)
@@ -145,26 +156,27 @@ class Spool:
 
     def load_process(self, job_id: str) -> ProcessRecord | None:
         """Return who the process is, or None when that was never written down."""
-        try:
-            with open(f"{self.path(job_id)}/process.json", "rb") as file:
-                content = file.read()
-        except FileNotFoundError:
-            return None
+        with self._open_file(job_id, "process.json") as file:
+            content = file.read()
         try:
             return ProcessRecord(**json.loads(content))
         except (ValueError, TypeError):
             return None  # the machine, or the disk, has failed in the middle
 
     def size(self, job_id: str, stream: Stream) -> int:
-        """Return the length of a stream so far; 0 when there is none."""
+        """Return the length of a stream so far; 0 when there is none (any more: see `open_stream_file`)."""
         try:
-            return os.lstat(f"{self.path(job_id)}/{stream}").st_size
-        except FileNotFoundError:
-            return 0
+            status = os.lstat(f"{self.path(job_id)}/{stream}")
+        except OSError as error:
+            # A job that has closed its own directory must not keep others from being listed.
+            if error.errno in {*_NOT_THERE, errno.EACCES}:
+                return 0
+            raise
+        return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
     @contextmanager
     def open_stream(self, job_id: str, stream: Stream) -> Iterator[BinaryIO]:
-        """Open a stream for reading; an empty file when there is none."""
+        """Open a stream for reading, as `open_stream_file` does."""
         file = self.open_stream_file(job_id, stream)
         try:
             yield file
@@ -172,12 +184,26 @@ class Spool:
             file.close()
 
     def open_stream_file(self, job_id: str, stream: Stream) -> BinaryIO:
-        """Open a stream for reading, for the caller to close; an empty file when there is none."""
+        """Open a stream for reading, for the caller to close; an empty file when there is none.
+
+        There is none any more when the job has put something else in its place:
+        a symbolic link would show another file, a FIFO would block its reader.
+        """
+        return self._open_file(job_id, stream)
+
+    def _open_file(self, job_id: str, name: str) -> BinaryIO:
+        """Open a file of a job's directory for reading; an empty one when there is no such regular file."""
         try:
-            fd = os.open(f"{self.path(job_id)}/{stream}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        return open(fd, "rb", buffering=0)
+            # O_NONBLOCK: to open a FIFO waits for a writer.
+            fd = os.open(f"{self.path(job_id)}/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return open(os.devnull, "rb", buffering=0)
+            raise
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return open(fd, "rb", buffering=0)
+        os.close(fd)
+        return open(os.devnull, "rb", buffering=0)
 
     def disk_bytes(self, job_id: str) -> int:
         """Return the disk blocks that the directory holds, in bytes."""
@@ -213,6 +239,9 @@ class Spool:
                     if is_ours and entry.is_dir(follow_symlinks=False):
                         yield entry.name, entry.stat(follow_symlinks=False).st_mtime
 
+
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
+"""What the system says when nothing is there, or a link, a socket, or a file where the directory was."""
 
 _NEW_STREAM = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 

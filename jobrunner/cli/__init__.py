@@ -22,6 +22,7 @@ _EXIT_CODES: dict[type[errors.JobrunnerError], int] = {
     errors.Forbidden: REFUSED,
     errors.Conflict: REFUSED,
     errors.TooBusy: REFUSED,
+    errors.Unreachable: UNREACHABLE,
 }
 
 # A command is imported when it is asked for: the supervisor must stay small.

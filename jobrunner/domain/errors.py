@@ -15,6 +15,7 @@
     │   ├── JobNotRunning
     │   └── TokenExists
     ├── TooBusy                  a bound is reached; try again later
+    ├── Unreachable              for a client: nobody answers at the URL
     └── StorageError             the database or the disk refuses
         ├── StorageFull
         ├── StorageReadOnly
@@ -142,6 +143,10 @@ class TooBusy(JobrunnerError):
     def __init__(self, message: str, *, retry_after: int = 1) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class Unreachable(JobrunnerError):
+    """Nobody answers at the URL of the service."""
 
 
 class StorageError(JobrunnerError):

@@ -114,6 +114,9 @@ class JobSpec:
 
     def problems(self) -> Iterator[Problem]:
         """Name what is wrong with it, whoever asked."""
+        for pointer, text in self._texts():
+            if not _is_unicode(text):
+                yield Problem(pointer, "must be Unicode: half of a surrogate pair is no character")
         yield from _argv_problems(self.kind, self.argv)
         yield from _env_problems(self.env)
         yield from _cwd_problems(self.cwd)
@@ -125,6 +128,18 @@ class JobSpec:
         for info in self.input_info(InputKind.FILE):
             if reason := plain_name_problem(info.name):
                 yield Problem(f"#/files/{escape_pointer(info.name)}", reason)
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        """Name every text with the place where the client wrote it."""
+        for index, argument in enumerate(self.argv):
+            yield _argv_pointer(self.kind, index), argument
+        for member, pairs in (("env", self.env), ("labels", self.labels)):
+            for key, value in pairs.items():
+                yield f"#/{member}/{escape_pointer(key)}", key + value
+        yield "#/cwd", self.cwd or ""
+        yield "#/name", self.name or ""
+        for info in self.input_info(InputKind.FILE):
+            yield f"#/files/{escape_pointer(info.name)}", info.name
 
     def to_json(self) -> dict[str, Any]:
         """Return what the database keeps; `from_json` turns it back."""
@@ -190,6 +205,24 @@ def _has_control(text: str) -> bool:
     return _CONTROL.search(text) is not None
 
 
+def _is_unicode(text: str) -> bool:
+    """Tell whether a text can be written as UTF-8, as the database, a process and an answer need it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _argv_pointer(kind: StepKind, index: int) -> str:
+    """Return where the client wrote a word of the command line."""
+    if kind is StepKind.COMMAND:
+        return "#/command"
+    if kind is StepKind.SCRIPT:
+        return f"#/args/{index - 1}" if index else "#/script"
+    return f"#/argv/{index}"
+
+
 def _argv_problems(kind: StepKind, argv: tuple[str, ...]) -> Iterator[Problem]:
     if kind is StepKind.SOURCE:
         return
@@ -200,8 +233,7 @@ def _argv_problems(kind: StepKind, argv: tuple[str, ...]) -> Iterator[Problem]:
         yield Problem("#/command", "must not be empty")
     for index, argument in enumerate(argv):
         if "\0" in argument:
-            where = {StepKind.COMMAND: "command", StepKind.SCRIPT: f"args/{index - 1}"}.get(kind, f"argv/{index}")
-            yield Problem(f"#/{where}", "must not hold the NUL character: no program can be given one")
+            yield Problem(_argv_pointer(kind, index), "must not hold the NUL character: no program can be given one")
 
 
 def _env_problems(env: Mapping[str, str]) -> Iterator[Problem]:

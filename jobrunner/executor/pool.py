@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from jobrunner import log
 from jobrunner.clock import Now
-from jobrunner.domain.errors import StorageError
+from jobrunner.domain.errors import StorageError, StorageFull
 from jobrunner.domain.exitstatus import signal_name
 from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError, SentSignal
 from jobrunner.domain.spec import Input
@@ -29,6 +29,7 @@ from jobrunner.locks import FileLock
 from jobrunner.spool import Spool
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Connection, Database
+from jobrunner.store.reserve import Reserve
 
 logger = logging.getLogger("jobrunner.executor")
 
@@ -57,6 +58,7 @@ class Executor:
             seconds that they may take after SIGTERM.
         environment: the base environment of jobs.
         kill_leftovers: whether to end what an ended job left in its process group.
+        reserve: space for writing down how jobs ended, when they have filled the disk.
     """
 
     def __init__(
@@ -70,10 +72,12 @@ class Executor:
         stop_grace: float | None,
         environment: dict[str, str],
         kill_leftovers: bool,
+        reserve: Reserve,
         now: Now,
     ) -> None:
         self._identity = identity
         self._database = database
+        self._reserve = reserve
         self._hints = hints
         self._now = now
         self._stop_grace = stop_grace
@@ -139,6 +143,7 @@ class Executor:
         everything = not hints or time.monotonic() >= self._look_at_all_at
         if everything:
             self._look_at_all_at = time.monotonic() + TICK
+            self._reserve.keep()
         if everything or Hint.CONTROL.value in hints:
             self._control()
         if Hint.QUEUED.value in hints or (everything and self._has_queued()):
@@ -287,6 +292,9 @@ class Executor:
             try:
                 return self._database.write_together(write)
             except StorageError as error:
+                if isinstance(error, StorageFull) and self._reserve.release():
+                    logger.warning("the disk is full; the reserve for the ends of jobs was given back")
+                    continue
                 logger.warning("can't write what became of the job, trying again: %s", error)
                 if self._stopping:
                     return None

@@ -232,11 +232,19 @@ def age(record: ProcessRecord) -> float:
 
 def find_by_cookie(job_id: str) -> ProcessRecord | None:
     """Look for a process of this job that leads a session, of which no record was written."""
-    for pid in _pids_with_cookie(job_id):
-        stat = _read_stat(pid)
-        if stat is not None and stat.session == pid:
-            return ProcessRecord(pid, stat.start_ticks, boot_id())
+    for attempt in range(_LOOKS):
+        if attempt:
+            time.sleep(_LOOK_PAUSE)
+        for pid in _pids_with_cookie(job_id):
+            stat = _read_stat(pid)
+            if stat is not None and stat.session == pid:
+                return ProcessRecord(pid, stat.start_ticks, boot_id())
     return None
+
+
+# In the middle of execve(2) a process has no environment yet.
+_LOOKS = 5
+_LOOK_PAUSE = 0.1
 
 
 def signal_stragglers(pgid: int, job_id: str, number: int) -> bool:

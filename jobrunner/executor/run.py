@@ -20,11 +20,13 @@ from jobrunner.domain.spec import Input, InputKind
 from jobrunner.domain.states import JobState
 from jobrunner.executor import process as processes
 from jobrunner.executor.process import COOKIE, ChildProcess, Process, SpawnError, StatusUnknown
-from jobrunner.spool import Spool, Stream
+from jobrunner.spool import MayHaveRun, Spool, Stream
 
 logger = logging.getLogger("jobrunner.executor")
 
 _LOST = JobError(ErrorCode.WORKER_LOST, "the process ended while no executor watched it, and its exit status is gone")
+
+_REBOOTED = JobError(ErrorCode.HOST_REBOOTED, "the machine was started anew")
 
 
 class _Reason(Enum):
@@ -125,6 +127,9 @@ class Run:
             self._start()
         except SpawnError as error:
             return self._end(JobState.FAILED, error=error.error)
+        except MayHaveRun:
+            # The machine has stopped: the disk had this directory, but not yet the claim.
+            return self._end(JobState.LOST, error=_REBOOTED)
         except OSError as error:
             return self._end(JobState.FAILED, error=processes.explain_os_error(error))
         return self._watch()
@@ -136,11 +141,11 @@ class Run:
             NeverStarted: no process was ever made for it.
         """
         spool = self._around.spool
-        record = spool.load_process(self.job.id) or processes.find_by_cookie(self.job.id)
-        if record is None and not spool.was_started(self.job.id):
+        if not spool.was_started(self.job.id):
             raise NeverStarted
+        record = spool.load_process(self.job.id) or processes.find_by_cookie(self.job.id)
         if record is not None and record.boot_id != processes.boot_id():
-            return self._end(JobState.LOST, error=JobError(ErrorCode.HOST_REBOOTED, "the machine was started anew"))
+            return self._end(JobState.LOST, error=_REBOOTED)
         if record is None:
             return self._end(JobState.LOST, error=_LOST)
         self._process = processes.adopt(record, self.job.id)

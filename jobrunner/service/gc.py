@@ -89,15 +89,16 @@ class GcService:
     def _judge(self, limits: Gc) -> tuple[int, list[Purge]]:
         """Walk through the ended jobs, newest first, and find those beyond a limit."""
         oldest = self._now() - timedelta(seconds=min(limits.max_age, 1e9))
-        kept, kept_bytes = 0, 0
+        kept, kept_bytes, is_full = 0, 0, False
         purges: list[Purge] = []
         for number, job_id, finished_at, disk_bytes in self._ended_jobs():
             if kept >= limits.keep:
                 reason = "keep"
             elif finished_at < oldest:
                 reason = "max_age"
-            elif kept_bytes + disk_bytes > limits.max_bytes:
-                reason = "max_bytes"
+            elif is_full or kept_bytes + disk_bytes > limits.max_bytes:
+                # All that is older goes too, though it might fit: the newest stay, without holes.
+                reason, is_full = "max_bytes", True
             else:
                 kept += 1
                 kept_bytes += disk_bytes

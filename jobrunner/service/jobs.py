@@ -1,8 +1,8 @@
 """The use cases of jobs. The same methods stand behind HTTP and the command line."""
 
 import signal
+import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -16,7 +16,7 @@ from jobrunner.domain.states import JobState
 from jobrunner.hints import Hint, Hints
 from jobrunner.service.access import Access, Caller
 from jobrunner.service.submission import SpecMaker, Submission
-from jobrunner.service.waiting import Waiters
+from jobrunner.service.waiting import Listener, Waiters
 from jobrunner.spool import Spool, Stream
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Database
@@ -93,18 +93,19 @@ class JobService:
         return self._add(job.spec, inputs, caller, wait)
 
     def _add(self, spec: JobSpec, inputs: list[Input], caller: Caller, wait: float) -> Job:
-        # The seat comes first: a client that was refused for want of one must
-        # not have started anything.
-        with self._waiters.seat() if wait > 0 else nullcontext():
-            job = self._store(spec, inputs, caller)
-            return self._await(job, caller, wait) if wait > 0 else job
-
-    def _store(self, spec: JobSpec, inputs: list[Input], caller: Caller) -> Job:
         self._check_space()
         now = self._now()
         new = NewJob(
             id=make_job_id(int(now.timestamp() * 1000)), owner=caller.name, api=self._api, created_at=now, spec=spec
         )
+        if wait <= 0:
+            return self._store(new, inputs)
+        # The seat comes first: a client that was refused for want of one must
+        # not have started anything.
+        with self._waiters.listen(new.id) as listener:
+            return self._await(listener, self._store(new, inputs), caller, wait)
+
+    def _store(self, new: NewJob, inputs: list[Input]) -> Job:
         job = self._database.write_together(lambda connection: store.add_job(connection, new, inputs), durable=True)
         self._hints.wake_executor(Hint.QUEUED)
         return job
@@ -133,17 +134,17 @@ class JobService:
         """
         if job.state.is_ended or seconds <= 0:
             return job
-        with self._waiters.seat():
-            return self._await(job, caller, seconds)
+        with self._waiters.listen(job.id) as listener:
+            # Only now that hints are heard: it may have ended before.
+            return self._await(listener, self.get(job.id, caller), caller, seconds)
 
-    def _await(self, job: Job, caller: Caller, seconds: float) -> Job:
-        self._waiters.wait(job.id, lambda: self._has_ended(job.number), seconds)
-        return self.get(job.id, caller)
-
-    def _has_ended(self, number: int) -> bool:
-        with self._database.read() as connection:
-            state = store.find_state(connection, number)
-        return state is None or state.is_ended
+    def _await(self, listener: Listener, job: Job, caller: Caller, seconds: float) -> Job:
+        deadline = time.monotonic() + seconds
+        more = True
+        while more and not job.state.is_ended:
+            more = listener.wait(deadline)
+            job = self.get(job.id, caller)
+        return job
 
     def cancel(self, reference: str, caller: Caller, asked: CancelAsked) -> Job:
         """Ask a job to end. Harmless to repeat; a running job may outlive the call by its grace period.
@@ -155,7 +156,7 @@ class JobService:
         request = CancelRequest(
             by=caller.name,
             at=self._now(),
-            signal=_signal_number(asked.signal) if asked.signal else signal.SIGTERM,
+            signal=_signal_number(asked.signal) if asked.signal is not None else signal.SIGTERM,
             grace=self._specs.checked_grace(asked.grace),
         )
         with self._database.write() as connection:
@@ -207,10 +208,9 @@ class JobService:
         """
         job = self.get(reference, caller)
         if force and not job.state.is_ended:
-            with self._waiters.seat():  # before anything is killed
+            with self._waiters.listen(job.id) as listener:  # before anything is killed
                 job = self.cancel(job.id, caller, CancelAsked(signal="SIGKILL", grace=0))
-                if not job.state.is_ended:
-                    job = self._await(job, caller, patience)
+                job = self._await(listener, job, caller, patience)
         with self._database.write() as connection:
             if not store.delete_ended_job(connection, job.number):
                 if store.find_state(connection, job.number) is None:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jobrunner.domain.errors import TooBusy
@@ -49,17 +49,24 @@ class Waiters:
             with self._lock:
                 self._count -= 1
 
-    def wait(self, job_id: str, has_ended: Callable[[], bool], seconds: float) -> None:
-        """Return when the job has ended, or the time is up, or the process is about to stop. The caller has a seat.
+    @contextmanager
+    def listen(self, job_id: str) -> Iterator["Listener"]:
+        """Take a seat and hear hints about this job from now on; it need not exist yet.
 
-        Args:
-            job_id: whose hints to listen for.
-            has_ended: looks at the job; called now and then, from this thread.
-            seconds: how long to wait at most.
+        Raises:
+            TooBusy: too many wait already.
         """
-        deadline = time.monotonic() + seconds
-        with self._hints.open_job_inbox(job_id) as inbox:
-            self._wait(inbox, has_ended, deadline)
+        with self.seat(), self._hints.open_job_inbox(job_id) as inbox:
+            self._inboxes.add(inbox)
+            try:
+                yield Listener(self, inbox)
+            finally:
+                self._inboxes.discard(inbox)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the process is about to stop."""
+        return self._closing
 
     def close(self) -> None:
         """Have everyone return who waits, and everyone who will. From a signal handler too."""
@@ -67,11 +74,24 @@ class Waiters:
         for inbox in tuple(self._inboxes):
             inbox.interrupt()
 
-    def _wait(self, inbox: Inbox, has_ended: Callable[[], bool], deadline: float) -> None:
-        self._inboxes.add(inbox)
-        try:
-            # Only now that hints are heard: a job that ends from here on wakes us.
-            while not has_ended() and not self._closing and (left := deadline - time.monotonic()) > 0:
-                inbox.wait(min(PAUSE, left))
-        finally:
-            self._inboxes.discard(inbox)
+
+class Listener:
+    """Waits for hints about one job, on one thread."""
+
+    def __init__(self, waiters: Waiters, inbox: Inbox) -> None:
+        self._waiters = waiters
+        self._inbox = inbox
+
+    def wait(self, deadline: float) -> bool:
+        """Return when it is worth looking at the job again: after a hint, and every `PAUSE` in case one was lost.
+
+        Args:
+            deadline: of the monotonic clock.
+
+        Returns:
+            False when this look is the last: the time is up, or the process is about to stop.
+        """
+        left = deadline - time.monotonic()
+        if left > 0 and not self._waiters.is_closing:
+            self._inbox.wait(min(PAUSE, left))
+        return time.monotonic() < deadline and not self._waiters.is_closing

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,13 +41,15 @@ class Database:
 
         Args:
             path: the database file; its directory must exist.
-            synchronous: ``full`` or ``normal``, for durable transactions.
+            synchronous: ``full`` or ``normal``: whether durable transactions are.
         """
         self.path = path
-        self._reader = self._make_engine(writes=False, synchronous="normal")
-        self._durable_writer = self._make_engine(writes=True, synchronous=synchronous)
-        self._writer = self._make_engine(writes=True, synchronous="normal")
-        self._group = GroupCommit(lambda durable: self.write(durable=durable))
+        self._syncs = synchronous == "full"
+        self._reader = self._make_engine(writes=False)
+        self._writer = self._make_engine(writes=True)
+        self._writing: Connection | None = None  # guarded by the write lock
+        self._group = GroupCommit(self.write, self._sync)
+        self._wal_inode = -1
         self._lock = _WriteLock(path.with_name(path.name + ".write-lock"))
 
     @contextmanager
@@ -72,13 +74,18 @@ class Database:
         Raises:
             StorageFull, StorageReadOnly, StorageError: nothing was written.
         """
-        engine = self._durable_writer if durable else self._writer
         try:
-            with self._lock, _storage_errors(), engine.begin() as connection:
-                yield connection
+            with self._lock, _storage_errors():
+                if self._writing is None:
+                    # Kept: to check one out of the pool for each transaction costs as much as the transaction.
+                    self._writing = self._writer.connect()
+                with self._writing.begin():
+                    yield self._writing
         except StorageFull:
-            self._shrink()
+            self.checkpoint()
             raise
+        if durable:
+            self._sync()
 
     def write_together(self, work: Callable[[Connection], T], *, durable: bool = False) -> T:
         """Run this in a transaction that other threads' writes may share; return when it is committed.
@@ -106,8 +113,13 @@ class Database:
         """Copy the database to a new file while it is in use, with SQLite's online backup.
 
         Raises:
-            StorageError: the target can't be written.
+            StorageError: there is such a file, or it can't be written.
         """
+        try:
+            # SQLite would make it readable to others, and it holds what jobs were given.
+            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise _translate(error) from error
         with _storage_errors(), self._reader.connect() as connection:
             source = connection.connection.driver_connection
             assert isinstance(source, sqlite3.Connection)
@@ -123,19 +135,50 @@ class Database:
 
     def close(self) -> None:
         """Close every connection; the object can be used again, also after a fork."""
-        for engine in (self._reader, self._durable_writer, self._writer):
+        if self._writing is not None:
+            self._writing.close()
+            self._writing = None
+        for engine in (self._reader, self._writer):
             engine.dispose()
         self._lock.close()
 
-    def _shrink(self) -> None:
-        """Give back what the write-ahead log holds: on a full disk that may be the space to go on with."""
-        try:
-            with self._lock, _storage_errors(), self._reader.connect() as connection:
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        except StorageError:
-            pass  # the disk is as full as before, which the caller learns anyway
+    def _sync(self) -> None:
+        """Have everything that is committed by now survive a power cut.
 
-    def _make_engine(self, *, writes: bool, synchronous: str) -> Engine:
+        SQLite would do this inside the commit (``synchronous = FULL``), with
+        the lock held: all writers of all processes would wait for the disk.
+
+        Raises:
+            StorageError: the disk can't be trusted.
+        """
+        if not self._syncs:
+            return
+        try:
+            # Not the database file itself: to close that would give up SQLite's locks on it (fcntl(2)).
+            fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(fd)
+                inode = os.fstat(fd).st_ino
+            finally:
+                os.close(fd)
+            if inode != self._wal_inode:  # a new file: its name must be on the disk as well
+                directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    os.fsync(directory)
+                finally:
+                    os.close(directory)
+                self._wal_inode = inode
+        except OSError as error:
+            raise _translate(error) from error
+
+    def checkpoint(self) -> None:
+        """Write the write-ahead log back into the database and give its space back, as far as nobody needs it."""
+        # On a full disk that may be the space to go on with; if there is none
+        # even for this, the disk is as full as before, which the caller knows.
+        with suppress(StorageError), self._lock, _storage_errors(), self._reader.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _make_engine(self, *, writes: bool) -> Engine:
         engine = create_engine(
             f"sqlite:///{self.path}",
             poolclass=QueuePool,
@@ -152,8 +195,8 @@ class Database:
         def set_up(connection: sqlite3.Connection, _record: object) -> None:
             connection.isolation_level = None  # we say BEGIN, not the driver
             _switch_to_wal(connection)
-            for pragma in (f"synchronous = {synchronous}", "foreign_keys = ON"):
-                connection.execute(f"PRAGMA {pragma}")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA foreign_keys = ON")
 
         if writes:
 
@@ -161,7 +204,9 @@ class Database:
             def begin(connection: Connection) -> None:
                 # A deferred BEGIN that reads first and then writes fails at
                 # once, whatever the timeout, when another has written meanwhile.
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                driver = connection.connection.driver_connection
+                assert isinstance(driver, sqlite3.Connection)
+                driver.execute("BEGIN IMMEDIATE")
 
         return engine
 
@@ -221,11 +266,12 @@ class _WriteLock:
 def _storage_errors() -> Iterator[None]:
     try:
         yield
-    except DBAPIError as error:
-        if isinstance(error.orig, (sqlite3.OperationalError, sqlite3.DatabaseError)) and not isinstance(
-            error.orig, (sqlite3.IntegrityError, sqlite3.ProgrammingError)
+    except (DBAPIError, sqlite3.Error) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(cause, sqlite3.DatabaseError) and not isinstance(
+            cause, (sqlite3.IntegrityError, sqlite3.ProgrammingError)
         ):
-            raise _translate(error.orig) from error
+            raise _translate(cause) from error
         raise
 
 

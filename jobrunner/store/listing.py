@@ -6,7 +6,8 @@ filters are then tried on at most `WINDOW` of these, so that a page of a rare
 combination ends early, with fewer jobs than asked for and a cursor that goes on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, Select, Subquery, exists, func, or_, select, union_all
@@ -34,26 +35,46 @@ def list_jobs(connection: Connection, wanted: JobFilter, *, limit: int, before: 
         limit: most jobs to return.
         before: only numbers below this one: where the page before ended.
     """
-    below, lowest = _bounds(connection, wanted, before)
     numbers, others = _plan(wanted)
-    window = numbers(below, lowest, WINDOW if others else limit + 1)
-    rows = connection.execute(
-        select(*COLUMNS)
-        .select_from(window)
-        .join(JobRow, JobRow.number == window.c.number)
-        .where(*others)
-        .order_by(window.c.number.desc())
-        .limit(limit + 1)
-    ).all()
-    if len(rows) > limit:
-        return JobPage(tuple(map(to_job, rows[:limit])), before=rows[limit - 1].number)
-    return JobPage(tuple(map(to_job, rows)), before=_unseen(connection, window) if others else None)
+    with _one_moment(connection):
+        below, lowest = _bounds(connection, wanted, before)
+        window = numbers(below, lowest, WINDOW if others else limit + 1)
+        rows = connection.execute(
+            select(*COLUMNS)
+            .select_from(window)
+            .join(JobRow, JobRow.number == window.c.number)
+            .where(*others)
+            .order_by(window.c.number.desc())
+            .limit(limit + 1)
+        ).all()
+        if len(rows) > limit:
+            return JobPage(tuple(map(to_job, rows[:limit])), before=rows[limit - 1].number)
+        unseen = _unseen(connection, numbers(below, lowest, WINDOW + 1)) if others else None
+    return JobPage(tuple(map(to_job, rows)), before=unseen)
+
+
+@contextmanager
+def _one_moment(connection: Connection) -> Iterator[None]:
+    """Have all statements see the same commit, by a transaction that ends with the block.
+
+    Else the window could move between the page and the cursor behind it, which
+    would then pass over jobs that nobody has looked at.
+    """
+    driver = connection.connection.driver_connection
+    if driver is not None and driver.in_transaction:
+        yield
+        return
+    connection.exec_driver_sql("BEGIN")
+    try:
+        yield
+    finally:
+        connection.rollback()  # harmless if an error has ended it already
 
 
 def _unseen(connection: Connection, window: Subquery) -> int | None:
-    """Return the last number that was looked at, if the window was too small to see them all."""
+    """Return where the next page begins, if there is more than one page may look at; the window has one row more."""
     seen, last = connection.execute(select(func.count(), func.min(window.c.number)).select_from(window)).one()
-    return last if seen == WINDOW else None
+    return last + 1 if seen > WINDOW else None
 
 
 def _bounds(connection: Connection, wanted: JobFilter, before: int | None) -> tuple[int, int]:
@@ -62,7 +83,7 @@ def _bounds(connection: Connection, wanted: JobFilter, before: int | None) -> tu
     (A wall clock that was set back makes exceptions to that; the exact time is
     compared as well, so a page may miss jobs at such an edge but shows no wrong one.)
     """
-    below, lowest = before or _TOP, 0
+    below, lowest = before if before is not None else _TOP, 0
     if wanted.until is not None:
         last = _edge(connection, JobRow.created_at <= _bound(wanted.until), newest=True)
         below = min(below, last + 1 if last is not None else 0)

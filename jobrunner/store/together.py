@@ -13,8 +13,11 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 T = TypeVar("T")
-Begin = Callable[[bool], AbstractContextManager[Connection]]
-"""Begins a transaction, durable or not, which is committed at the end of the block."""
+Begin = Callable[[], AbstractContextManager[Connection]]
+"""Begins a transaction, which is committed at the end of the block."""
+
+Sync = Callable[[], None]
+"""Has all that is committed survive a power cut."""
 
 
 class _Write:
@@ -39,8 +42,9 @@ class _Write:
 class GroupCommit:
     """Runs writes on the thread of one of those who want them."""
 
-    def __init__(self, begin: Begin) -> None:
+    def __init__(self, begin: Begin, sync: Sync) -> None:
         self._begin = begin
+        self._sync = sync
         self._lock = threading.Lock()
         self._waiting: list[_Write] = []
         self._busy = False
@@ -81,13 +85,15 @@ class GroupCommit:
             if following is not None:
                 following.leads = True
                 following.wake()
+            # The next batch is written while this one waits for the disk.
+            self._make_durable([write for write in batch if write.durable and write.error is None])
             for write in batch:
                 if not write.leads:
                     write.wake()
 
     def _commit(self, batch: list[_Write]) -> None:
         try:
-            with self._begin(any(write.durable for write in batch)) as connection:
+            with self._begin() as connection:
                 for write in batch:
                     write.result = write.work(connection)
         except BaseException as error:  # noqa: BLE001 handed to its thread
@@ -97,3 +103,12 @@ class GroupCommit:
             # One of them may be at fault, not the others: each by itself.
             for write in batch:
                 self._commit([write])
+
+    def _make_durable(self, writes: list[_Write]) -> None:
+        if not writes:
+            return
+        try:
+            self._sync()
+        except BaseException as error:  # noqa: BLE001 handed to their threads
+            for write in writes:
+                write.error = error

@@ -156,6 +156,8 @@ def test_a_service_that_is_told_to_stop_ends_in_order_and_leaves_its_jobs(
 
     assert service.stop(number, within=10) == 0
     again = start_service()
+    # Ready is not yet watching: until it is, the end of a job could be seen by nobody.
+    assert eventually(lambda: "adopted process" in again.log.read_text())
     gate.touch()
 
     assert again.wait(job["id"])["exit_code"] == 9

@@ -79,6 +79,7 @@ def test_a_deleted_job_is_gone_with_its_files(service: Service) -> None:
     response = service.request("DELETE", f"/v1/jobs/{job['id']}")
 
     assert (response.status_code, response.content) == (204, b"")
+    assert "Content-Type" not in response.headers, "there is no content that it could be the type of"
     assert not directory.exists()
     check_problem(service.get(f"/v1/jobs/{job['id']}"), 404, "not-found")
     check_problem(service.get(f"/v1/jobs/{job['id']}/stdout"), 404, "not-found")

@@ -147,7 +147,7 @@ def test_active_is_queued_or_running(start_service: StartService) -> None:
 
 
 @pytest.mark.parametrize(
-    "cursor", ["", "x", "MQ%3D%3D%3D", "-1", "MS4w", "4pCg", "OTk5OTk5OTk5OTk5OTk5OTk5OTk5", "%00"]
+    "cursor", ["", "x", "MQ%3D%3D%3D", "-1", "MS4w", "4pCg", "OTk5OTk5OTk5OTk5OTk5OTk5OTk5", "%00", "MA", "MDA"]
 )
 def test_a_cursor_that_is_none_of_ours_is_refused(service: Service, cursor: str) -> None:
     response = service.get(f"/v1/jobs?cursor={cursor}")

@@ -1,6 +1,7 @@
 """What a job wrote, byte for byte."""
 
 import hashlib
+import subprocess
 from typing import Any
 
 import pytest
@@ -200,13 +201,42 @@ def test_output_that_was_taken_away_is_no_error_of_the_service(service: Service)
     assert service.get(f"/v1/jobs/{job['id']}?include=output").status_code == 200
 
 
-def test_a_job_can_not_have_another_file_sent_by_a_symbolic_link(service: Service) -> None:
-    job = service.submit(command="echo out; ln -sf /etc/passwd ../stdout")
+REPLACEMENTS = ["ln -s /etc/passwd ../stdout", "mkfifo ../stdout", "mkdir ../stdout"]
 
-    ended = service.get(f"/v1/jobs/{job['id']}?wait=20")
-    response = fetch(service, job)
 
-    assert ended.json()["state"] == "succeeded"
-    assert b"root:" not in response.content
-    assert b"root:" not in service.get(f"/v1/jobs/{job['id']}?include=output").content
-    assert response.status_code != 500
+def check_empty(service: Service, job: dict[str, Any]) -> None:
+    """Hold every way to read a job's stdout against that there is none."""
+    document = service.get(f"/v1/jobs/{job['id']}?include=output").json()
+    assert (document["stdout"]["bytes"], document["stdout"]["text"]) == (0, "")
+    for query in ("", "?tail=5", "?download"):
+        response = fetch(service, job, query)
+        assert (response.status_code, response.content) == (200, b""), query
+    check_problem(fetch(service, job, Range="bytes=0-"), 416)
+    head = service.request("HEAD", f"/v1/jobs/{job['id']}/stdout")
+    assert (head.status_code, head.headers["Content-Length"]) == (200, "0")
+
+
+@pytest.mark.parametrize("replace", REPLACEMENTS)
+def test_a_job_that_has_replaced_its_stream_has_an_empty_one(service: Service, replace: str) -> None:
+    """A symbolic link would show another file, a FIFO would keep who reads it for ever."""
+    job = service.submit(
+        command=f"echo out; rm ../stdout; {replace}; touch done; while [ ! -e go ]; do sleep 0.05; done"
+    )
+    scratch = service.data_dir / "jobs" / job["id"][-2:] / job["id"] / "scratch"
+    assert eventually((scratch / "done").exists)
+
+    check_empty(service, job)
+    (scratch / "go").touch()
+    assert service.wait(job["id"])["state"] == "succeeded"
+    check_empty(service, job)
+
+
+@pytest.mark.parametrize("replace", REPLACEMENTS)
+def test_a_stream_that_was_replaced_after_the_end_is_no_error_of_the_service(service: Service, replace: str) -> None:
+    job = service.run(command="echo out")
+    scratch = service.data_dir / "jobs" / job["id"][-2:] / job["id"] / "scratch"
+    subprocess.run(["sh", "-c", f"rm ../stdout; {replace}"], cwd=scratch, check=True)
+
+    assert (fetch(service, job).status_code, fetch(service, job).content) == (200, b"")
+    document = service.get(f"/v1/jobs/{job['id']}?include=output").json()
+    assert (document["stdout"]["bytes"], document["stdout"]["text"]) == (4, ""), "what it has written, what is left"

@@ -81,6 +81,8 @@ def test_when_the_worker_with_the_executor_dies_another_takes_over(
     os.kill(holder, how)
     assert eventually(lambda: is_dead(holder))
     assert eventually(lambda: lock_holder(service) not in {None, holder})
+    # It has the lock before it watches: until it does, the end of a job could be seen by nobody.
+    assert eventually(lambda: service.log.read_text().count("adopted process") == 2)
     gate.touch()
 
     ended = check_job(service.wait(running["id"]))

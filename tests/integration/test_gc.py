@@ -109,6 +109,17 @@ def test_the_newest_are_kept_up_to_a_size(gc: GcService, database: Database) -> 
     assert report.freed_bytes == 30
 
 
+def test_what_is_older_than_a_job_that_does_not_fit_goes_with_it(gc: GcService, database: Database) -> None:
+    """However small it is: the newest are kept, without holes."""
+    for size in (0, 5, 100, 20, 30):
+        add_ended(database, disk_bytes=size)
+
+    report = gc.run(limits(max_bytes=60))
+
+    assert left(database) == [4, 5]
+    assert reasons(report) == {3: "max_bytes", 2: "max_bytes", 1: "max_bytes"}
+
+
 def test_a_limit_of_nothing_keeps_nothing(gc: GcService, database: Database) -> None:
     for _ in range(3):
         add_ended(database, disk_bytes=1)
@@ -118,15 +129,14 @@ def test_a_limit_of_nothing_keeps_nothing(gc: GcService, database: Database) -> 
 
 
 def test_every_limit_counts(gc: GcService, database: Database) -> None:
-    add_ended(database, finished_at=at(990), disk_bytes=1)
-    add_ended(database, finished_at=at(10), disk_bytes=1)
-    add_ended(database, finished_at=at(990), disk_bytes=1000)
-    add_ended(database, finished_at=at(990), disk_bytes=1)
+    for seconds, size in [(990, 1), (990, 1000), (990, 1), (10, 1000), (990, 1)]:
+        add_ended(database, finished_at=at(seconds), disk_bytes=size)
 
     report = gc.run(Gc(keep=2, max_age=100.0, max_bytes=100))
 
-    assert left(database) == [1, 4]
-    assert reasons(report) == {3: "max_bytes", 2: "max_age"}
+    assert left(database) == [3, 5]
+    assert reasons(report) == {4: "max_age", 2: "keep", 1: "keep"}
+    assert reasons(gc.run(Gc(keep=2, max_age=100.0, max_bytes=1))) == {3: "max_bytes"}
 
 
 def test_a_job_that_has_not_ended_is_never_touched(gc: GcService, database: Database, spool: Spool) -> None:

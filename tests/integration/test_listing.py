@@ -7,11 +7,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from jobrunner.domain.job import JobFilter
 from jobrunner.domain.states import JobState
 from jobrunner.store.engine import Database
-from jobrunner.store.listing import list_jobs
+from jobrunner.store.listing import WINDOW, list_jobs
 from tests.integration.stored import add_ended, add_job, add_many, add_running, at
 
 OWNERS = ["ann", "bob"]
@@ -192,6 +193,62 @@ def test_nothing_is_passed_over_when_the_driving_filter_is_a_common_one(
     )  # fmt: skip
 
     assert list(itertools.chain(*pages(database, 50, text="rare", **common))) == sorted(rare, reverse=True)
+
+
+def test_a_page_before_number_0_is_empty_like_any_before_the_first(database: Database) -> None:
+    add_job(database)
+
+    assert page(database, before=0) == ([], None)
+
+
+@pytest.mark.parametrize("wanted", [{"text": "true"}, {"text": "no such"}, {"owner": "tester", "text": "no such"}])
+def test_a_page_that_has_looked_at_the_last_job_leads_nowhere(database: Database, wanted: dict[str, Any]) -> None:
+    """Also when it has looked at just as many as it may."""
+    add_many(database, ({"summary": "true" if number == 1 else "false"} for number in range(1, WINDOW + 1)))
+
+    found = list(pages(database, 50, **wanted))
+
+    assert found == [[1] if wanted["text"] == "true" else []]
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM job WHERE number > 12000", "UPDATE job SET owner = 'bob'"])
+def test_a_page_and_the_cursor_behind_it_are_of_the_same_moment(database: Database, change: str) -> None:
+    """Else what was never looked at would be passed over, or shown twice."""
+    add_many(database, ({"owner": "ann", "summary": "rare" if n == 3000 else ""} for n in range(1, 15_001)))
+    selects: list[str] = []
+
+    def meddle(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("SELECT"):
+            selects.append(statement)
+            if len(selects) == 2:
+                with database.write() as connection:
+                    connection.exec_driver_sql(change)
+
+    event.listen(database._reader, "before_cursor_execute", meddle)
+    numbers, before = page(database, owner="ann", text="rare")
+
+    assert (numbers, before) == ([], 5001)
+    assert len(selects) == 2
+
+
+def test_a_list_leaves_no_transaction_behind(database: Database) -> None:
+    """Whoever reads on over the same connection would see the past, and the log could not be truncated."""
+    add_job(database)
+    with database.read() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        list_jobs(connection, JobFilter(text="true"), limit=1)
+        assert not driver.in_transaction
+        with pytest.raises(OverflowError):
+            list_jobs(connection, JobFilter(text="true"), limit=1 << 70)
+        assert not driver.in_transaction
+
+
+def test_a_list_can_be_made_inside_a_transaction(database: Database) -> None:
+    with database.write() as connection:
+        connection.exec_driver_sql("PRAGMA user_version")
+        assert list_jobs(connection, JobFilter(text="true"), limit=1).jobs == ()
+        assert connection.connection.driver_connection.in_transaction  # type: ignore[union-attr]
 
 
 # ── time ──

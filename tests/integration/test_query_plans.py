@@ -30,7 +30,7 @@ def recorded(database: Database) -> Iterator[list[Statement]]:
         if statement.split(maxsplit=1)[0] in {"SELECT", "UPDATE", "DELETE", "INSERT"}:
             found.append((statement, parameters))
 
-    engines = (database._reader, database._writer, database._durable_writer)
+    engines = (database._reader, database._writer)
     for engine in engines:
         event.listen(engine, "before_cursor_execute", record)
     try:

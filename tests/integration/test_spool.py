@@ -1,17 +1,18 @@
 """The directories of jobs: names, modes, and what must not be followed."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from jobrunner.domain.spec import Input, InputKind
-from jobrunner.spool import ProcessRecord, Spool, Stream
+from jobrunner.spool import MayHaveRun, ProcessRecord, Spool, Stream
 from tests.service import clean_environment
 
 JOB = "0192f0c4-5d3e-7c31-9d0e-2f6f1f0f3c3f"
@@ -65,6 +66,19 @@ def read(spool: Spool, stream: Stream = Stream.STDOUT) -> bytes:
         return file.read()
 
 
+def run_program(program: str) -> None:
+    """Run a few lines of Python in a process of their own."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd="/",
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_job_s_directory_is_named_after_its_id(spool: Spool, path: Path) -> None:
     assert spool.path(JOB) == str(path)
     assert spool.scratch(JOB) == str(path / "scratch")
@@ -111,13 +125,23 @@ def test_the_source_can_be_executed(spool: Spool) -> None:
 def test_preparing_twice_begins_anew(spool: Spool, path: Path) -> None:
     """An executor died between the claim and the start."""
     spool.prepare(JOB, INPUTS)
-    write(spool, b"of the first")
     (path / "scratch" / "left over").touch()
 
     spool.prepare(JOB, INPUTS[:1])
 
     assert {entry.name for entry in path.rglob("*")} == {"scratch", "data.csv"}
     assert not spool.was_started(JOB)
+
+
+def test_what_may_have_run_is_not_prepared_again(spool: Spool, path: Path) -> None:
+    """A power cut: the directory was on the disk, the claim was not."""
+    spool.prepare(JOB, INPUTS)
+    write(spool, b"of the first")
+
+    with pytest.raises(MayHaveRun):
+        spool.prepare(JOB, INPUTS)
+
+    assert (path / "stdout").read_bytes() == b"of the first"
 
 
 def test_a_job_was_started_once_its_streams_are_there(spool: Spool) -> None:
@@ -205,12 +229,70 @@ def test_a_stream_that_is_a_link_is_not_followed(spool: Spool, path: Path, tmp_p
     spool.prepare(JOB, [])
     (path / "stdout").symlink_to(tmp_path / "secret")
 
-    with pytest.raises(OSError, match="symbolic link"):
-        read(spool)
+    assert read(spool) == b""
     with pytest.raises(FileExistsError):
         spool.open_streams(JOB, stdin=False, merge_stderr=False)
-    assert spool.size(JOB, Stream.STDOUT) != 60
+    assert spool.size(JOB, Stream.STDOUT) == 0
     assert (tmp_path / "secret").read_text() == "secret" * 10
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+def make_directory(path: Path) -> None:
+    path.mkdir()
+    (path / "entry").touch()
+
+
+def make_link(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+NO_FILES = [make_fifo, make_socket, make_directory, make_link]
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("make", NO_FILES)
+def test_what_a_job_has_put_in_the_place_of_a_stream_is_no_stream_any_more(
+    spool: Spool, path: Path, make: Callable[[Path], None]
+) -> None:
+    """A FIFO would have its reader wait for ever."""
+    spool.prepare(JOB, [])
+    write(spool, b"before")
+    (path / "stdout").unlink()
+    make(path / "stdout")
+
+    assert read(spool) == b""
+    assert spool.size(JOB, Stream.STDOUT) == 0
+    assert spool.was_started(JOB)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("make", [make_fifo, make_socket, make_directory, make_link, Path.touch])
+def test_a_directory_that_a_job_has_replaced_has_no_streams(
+    spool: Spool, path: Path, make: Callable[[Path], None]
+) -> None:
+    spool.prepare(JOB, [])
+    shutil.rmtree(path)
+    make(path)
+
+    assert read(spool) == b""
+    assert spool.size(JOB, Stream.STDOUT) == 0
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("make", NO_FILES)
+def test_a_record_that_is_no_file_is_none(spool: Spool, path: Path, make: Callable[[Path], None]) -> None:
+    """An executor that takes over must not wait for ever for one job."""
+    spool.prepare(JOB, [])
+    make(path / "process.json")
+
+    assert spool.load_process(JOB) is None
 
 
 def test_an_input_that_is_a_link_is_not_followed(spool: Spool, path: Path) -> None:
@@ -292,16 +374,27 @@ os.chmod(spool.scratch({JOB!r}) + "/closed", {mode})
 spool.{method}({JOB!r})
 assert {method == "disk_bytes"} or not os.path.exists(spool.scratch({JOB!r}) + "/closed")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd="/",
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run_program(program)
 
-    assert done.returncode == 0, done.stderr
+
+def test_a_job_that_has_closed_its_own_directory_has_streams_of_no_size(for_everyone: Path) -> None:
+    """Else no list that shows it could be made."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    program = f"""
+import os
+from jobrunner.spool import Spool, Stream
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+spool = Spool({str(for_everyone)!r})
+spool.prepare({JOB!r}, [])
+spool.open_streams({JOB!r}, stdin=False, merge_stderr=False)
+os.chmod(spool.path({JOB!r}), 0)
+try:
+    assert spool.size({JOB!r}, Stream.STDOUT) == 0
+finally:
+    os.chmod(spool.path({JOB!r}), 0o700)
+"""
+    run_program(program)
 
 
 # ── sizes ──

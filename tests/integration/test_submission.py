@@ -153,6 +153,13 @@ def test_an_absent_script_is_named_together_with_the_rest(maker: SpecMaker) -> N
     assert set(pointers(maker, asked)) == {"#/script", "#/cwd"}
 
 
+def test_half_a_surrogate_pair_is_refused_here_and_not_only_by_http(maker: SpecMaker) -> None:
+    asked = shell("echo \ud800", env={"A": "\udfff"}, files={"\ud800": b""}, labels={"a": "\ud800"}, name="\ud800")
+
+    assert set(pointers(maker, asked)) == {"#/command", "#/env/A", "#/files/\ud800", "#/labels/a", "#/name"}
+    assert pointers(maker, script("\ud800")) == ["#/script"]
+
+
 # ── policy ──
 
 

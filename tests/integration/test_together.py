@@ -24,14 +24,21 @@ class Gate:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.opened = threading.Event()
-        self.begun: list[bool] = []
+        self.begun = 0
+        self.synced = 0
+        self.disk_error: OSError | None = None
 
     @contextmanager
-    def begin(self, durable: bool) -> Iterator[Connection]:
-        self.begun.append(durable)
+    def begin(self) -> Iterator[Connection]:
+        self.begun += 1
         assert self.opened.wait(30)
-        with self._database.write(durable=durable) as connection:
+        with self._database.write() as connection:
             yield connection
+
+    def sync(self) -> None:
+        self.synced += 1
+        if self.disk_error:
+            raise self.disk_error
 
 
 @pytest.fixture
@@ -57,7 +64,7 @@ def come(
 ) -> list["Future[str]"]:
     """Have a first write wait at the gate, these come behind it, and then open the gate."""
     first = pool.submit(group.write, lambda connection: put(connection, "first"), durable=False)
-    assert eventually(lambda: len(gate.begun) == 1)
+    assert eventually(lambda: gate.begun == 1)
     writes = [
         pool.submit(group.write, lambda connection, name=name: put(connection, name), durable=durable and index == 0)
         for index, name in enumerate(names)
@@ -80,25 +87,35 @@ def test_a_write_alone_is_a_transaction_of_its_own(database: Database) -> None:
 def test_writes_that_wait_for_the_same_commit_share_the_next_one(
     database: Database, gate: Gate, pool: ThreadPoolExecutor
 ) -> None:
-    group = GroupCommit(gate.begin)
+    group = GroupCommit(gate.begin, gate.sync)
 
     writes = come(group, gate, pool, [f"{n}" for n in range(10)])
 
     assert [write.result(timeout=10) for write in writes] == [f"{n}" for n in range(10)]
-    assert len(gate.begun) == 2
+    assert gate.begun == 2
     assert len(names_of(database)) == 11
 
 
-def test_one_that_must_be_durable_makes_its_neighbours_so(gate: Gate, pool: ThreadPoolExecutor) -> None:
-    for write in come(GroupCommit(gate.begin), gate, pool, ["a", "b"], durable=True):
+def test_a_batch_is_synced_once_if_one_of_it_must_be_durable(gate: Gate, pool: ThreadPoolExecutor) -> None:
+    for write in come(GroupCommit(gate.begin, gate.sync), gate, pool, ["a", "b"], durable=True):
         write.result(timeout=10)
 
-    assert gate.begun == [False, True]
+    assert (gate.begun, gate.synced) == (2, 1)
+
+
+def test_a_disk_that_can_not_be_trusted_is_told_to_those_who_must_know(gate: Gate, pool: ThreadPoolExecutor) -> None:
+    gate.disk_error = OSError(5, "Input/output error")
+
+    durable, other = come(GroupCommit(gate.begin, gate.sync), gate, pool, ["a", "b"], durable=True)
+
+    with pytest.raises(OSError, match="Input/output error"):
+        durable.result(timeout=10)
+    assert other.result(timeout=10) == "b"
 
 
 def test_a_write_that_fails_fails_alone(database: Database, gate: Gate, pool: ThreadPoolExecutor) -> None:
     """``first`` is taken, so the one in the middle breaks a rule of the schema."""
-    writes = come(GroupCommit(gate.begin), gate, pool, ["a", "first", "b"])
+    writes = come(GroupCommit(gate.begin, gate.sync), gate, pool, ["a", "first", "b"])
 
     assert [type(write.exception(timeout=10)).__name__ for write in writes] == [
         "NoneType",
@@ -148,7 +165,7 @@ def test_a_storage_that_refuses_is_told_to_everyone_who_waits(
     absent = Database(tmp_path / "absent" / "jobrunner.db")
     gate._database = absent
     gate.opened.set()
-    group = GroupCommit(gate.begin)
+    group = GroupCommit(gate.begin, gate.sync)
 
     writes = [
         pool.submit(group.write, lambda connection: connection.execute(text("SELECT 1")), durable=False)

@@ -44,8 +44,10 @@ def never() -> bool:
 def wait(waiters: Waiters, job_id: str, has_ended: Callable[[], bool], seconds: float) -> float:
     """Take a seat and wait; return the seconds that it took."""
     begun = time.monotonic()
-    with waiters.seat():
-        waiters.wait(job_id, has_ended, seconds)
+    with waiters.listen(job_id) as listener:
+        more = True
+        while more and not has_ended():
+            more = listener.wait(begun + seconds)
     return time.monotonic() - begun
 
 

@@ -22,6 +22,7 @@ from jobrunner.executor.pool import Executor
 from jobrunner.hints import Hint, Hints
 from jobrunner.locks import FileLock, is_locked
 from jobrunner.store import jobs as store
+from jobrunner.store.reserve import Reserve
 from tests.factories import CALLER, is_dead
 from tests.service import ROOT, clean_environment, eventually
 
@@ -60,6 +61,7 @@ def make_executor(house: House, *, now: Now = utc_now, hints: Hints | None = Non
         stop_grace=settings.grace if settings.on_stop == "kill" else None,
         environment={"PATH": PATH},
         kill_leftovers=settings.kill_leftovers,
+        reserve=Reserve(house.data_dir / "reserve"),
         now=now,
     )
 

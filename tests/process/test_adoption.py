@@ -310,6 +310,21 @@ def test_a_job_that_may_have_run_is_lost_and_not_run_again(house: House, tmp_pat
     assert not (tmp_path / "log").exists()
 
 
+def test_a_queued_job_that_may_have_run_is_lost_and_not_run_again(house: House, tmp_path: Path) -> None:
+    """After a power cut: its directory was on the disk, the claim was not."""
+    job = make_job(house, shell(f"echo run >> {tmp_path}/log"))
+    house.spool.prepare(job.id, ())
+    house.spool.open_streams(job.id, stdin=False, merge_stderr=False).close()
+
+    with running_executor(house):
+        ended = wait(house, job)
+
+    assert (ended.state, ended.status) == (JobState.LOST, None)
+    assert ended.error is not None
+    assert ended.error.code is ErrorCode.HOST_REBOOTED
+    assert not (tmp_path / "log").exists()
+
+
 @pytest.mark.parametrize("content", [None, b""], ids=["missing", "empty"])
 def test_a_process_without_a_record_is_found_by_its_cookie(
     house: House, caplog: pytest.LogCaptureFixture, content: bytes | None

@@ -297,16 +297,103 @@ def test_a_value_that_could_not_be_read_contradicts_nothing(ini: Path) -> None:
     assert found == (f"{ini}: [executor] max_timeout = 1 week: {_refusal(parse_duration, '1 week')}",)
 
 
+def test_a_contradiction_is_reported_together_with_all_else_that_is_wrong(ini: Path) -> None:
+    found = problems(ini, "[server]\nport = x\n[executor]\ndefault_timeout = 2h\nmax_timeout = 1h\nzzz = 1\n")
+
+    assert len(found) == 3
+    assert f"{ini}: [executor] default_timeout is larger than max_timeout" in found
+
+
+def test_nothing_contradicts_a_file_that_could_not_be_read(ini: Path) -> None:
+    """It may say what would make it right."""
+    (problem,) = problems(ini, "[executor\nmax_timeout = 3d\n", JOBRUNNER_EXECUTOR_DEFAULT_TIMEOUT="2d")
+
+    assert "line" in problem
+
+
 # ── what is odd but harmless ──
 
 
 def test_unknown_names_in_the_environment_are_warnings() -> None:
     config = load_config(None, {"JOBRUNNER_SERVER_PROT": "1", "JOBRUNNER_ZZZ": "", "PATH": "/bin", "jobrunner_x": ""})
 
-    prot, zzz = config.warnings
-    assert prot == "JOBRUNNER_SERVER_PROT in the environment is not a setting; did you mean JOBRUNNER_SERVER_PORT?"
-    assert zzz.startswith("JOBRUNNER_ZZZ in the environment is not a setting")
+    assert config.warnings == (
+        "JOBRUNNER_SERVER_PROT in the environment is not a setting; did you mean JOBRUNNER_SERVER_PORT?",
+        "JOBRUNNER_ZZZ in the environment is not a setting",
+    )
     assert config.server == Config().server
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("JOBRUNNER_SERVER_THREAD", "JOBRUNNER_SERVER_THREADS"),
+        ("JOBRUNNER_EXECUTER_MAX_RUNING", "JOBRUNNER_EXECUTOR_MAX_RUNNING"),
+        ("JOBRUNNER_STORAGE_DATADIR", "JOBRUNNER_STORAGE_DATA_DIR"),
+        ("JOBRUNNER_HOST_NAME", "JOBRUNNER_HOSTNAME"),
+        ("JOBRUNNER_TOKNE", "JOBRUNNER_TOKEN"),
+    ],
+)
+def test_a_name_that_is_nearly_one_gets_it_as_a_suggestion(name: str, meant: str) -> None:
+    (warning,) = load_config(None, {name: "x"}).warnings
+
+    assert warning == f"{name} in the environment is not a setting; did you mean {meant}?"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HOME", "VERSION", "IMAGE", "DEBUG", "USER", "GROUP", "LOG", "SECRET", "API_KEY", "ENV", "SERVER", "JOB_ID", ""],
+)
+def test_a_name_that_is_none_of_ours_gets_no_suggestion(name: str) -> None:
+    """All begin alike, which resembles nothing."""
+    (warning,) = load_config(None, {f"JOBRUNNER_{name}": "x"}).warnings
+
+    assert warning == f"JOBRUNNER_{name} in the environment is not a setting"
+
+
+# ── Kubernetes ──
+
+SERVICE_LINKS = {
+    "JOBRUNNER_SERVICE_HOST": "10.0.0.1",
+    "JOBRUNNER_SERVICE_PORT": "8080",
+    "JOBRUNNER_SERVICE_PORT_HTTP": "8080",
+    "JOBRUNNER_PORT": "tcp://10.0.0.1:8080",
+    "JOBRUNNER_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+    "JOBRUNNER_PORT_8080_TCP_PROTO": "tcp",
+    "JOBRUNNER_PORT_8080_TCP_PORT": "8080",
+    "JOBRUNNER_PORT_8080_TCP_ADDR": "10.0.0.1",
+}
+"""What Kubernetes puts into the environment of every container beside a Service named jobrunner."""
+
+
+def test_variables_of_a_kubernetes_service_of_our_name_are_no_settings() -> None:
+    config = load_config(None, SERVICE_LINKS)
+
+    assert config.server == Config().server
+    (warning,) = config.warnings
+    assert "Kubernetes" in warning
+    assert all(name in warning for name in SERVICE_LINKS)
+
+
+def test_settings_beside_those_of_kubernetes_count(ini: Path) -> None:
+    config = load(ini, "[server]\nport = 9000\n", **SERVICE_LINKS, JOBRUNNER_HOSTNAME="jobs.example.org")
+
+    assert (config.server.host, config.server.port) == ("jobs.example.org", 9000)
+    assert load(ini, "", **SERVICE_LINKS, JOBRUNNER_SERVER_PORT="9001").server.port == 9001
+
+
+def test_a_service_of_the_name_of_a_section_is_one_too() -> None:
+    """``jobrunner-server``, say, whose port is named as the setting is."""
+    links = {name.replace("JOBRUNNER_", "JOBRUNNER_SERVER_"): value for name, value in SERVICE_LINKS.items()}
+    config = load_config(None, {**links, "JOBRUNNER_PORT": "udp://[fd00::1]:53"})
+
+    assert config.server == Config().server
+    assert len(config.warnings) == 1
+
+
+def test_a_port_that_is_no_link_is_still_an_error() -> None:
+    with pytest.raises(ConfigError, match="JOBRUNNER_PORT = http://jobs:8080: expected a whole number"):
+        load_config(None, {"JOBRUNNER_PORT": "http://jobs:8080"})
 
 
 def test_the_names_that_other_parts_read_are_no_warnings() -> None:

@@ -21,9 +21,9 @@ def make_record(message: str, *arguments: object, **attributes: Any) -> logging.
     return record
 
 
-def failed() -> logging.LogRecord:
+def failed(message: str = "of no use") -> logging.LogRecord:
     try:
-        raise RuntimeError("of no use")
+        raise RuntimeError(message)
     except RuntimeError:
         return make_record("it failed", exc_info=sys.exc_info())
 
@@ -45,8 +45,25 @@ def test_a_traceback_follows_its_line_of_text() -> None:
     lines = TextFormatter().format(failed()).splitlines()
 
     assert lines[0].endswith("it failed")
-    assert lines[1].startswith("Traceback")
-    assert lines[-1] == "RuntimeError: of no use"
+    assert lines[1].strip().startswith("Traceback")
+    assert lines[-1].strip() == "RuntimeError: of no use"
+
+
+def test_a_message_is_on_one_line_whatever_is_in_it() -> None:
+    """What a client or a job has written must neither look like a record of ours nor steer a terminal."""
+    line = TextFormatter().format(make_record("no %s", "a\nb\r\tc\0d\x1b[31m\x7f\x85\x9b\u2028Grüße \\ ✓"))
+
+    assert line.endswith(r" no a\nb\r\tc\x00d\x1b[31m\x7f\x85\x9b\u2028Grüße \ ✓")
+    assert len(line.splitlines()) == 1
+
+
+def test_only_a_record_begins_at_the_begin_of_a_line() -> None:
+    """A traceback is for people to read, so it keeps its lines; but none of them can pass for a record."""
+    lines = TextFormatter().format(failed("x\n2026-01-31T12:00:00.250Z INFO jobrunner\x1b[2J\rall is well")).split("\n")
+
+    assert lines[-1].endswith(r"all is well")
+    assert all(line.startswith("    ") for line in lines[1:])
+    assert not any(character in "".join(lines) for character in "\r\x1b")
 
 
 def test_a_line_of_json_is_an_object_with_the_same() -> None:
@@ -70,7 +87,9 @@ def test_a_traceback_is_part_of_its_line_of_json() -> None:
     line = JsonFormatter().format(failed())
 
     assert "\n" not in line
-    assert json.loads(line)["traceback"].endswith("RuntimeError: of no use")
+    traceback = json.loads(line)["traceback"]
+    assert traceback.startswith("Traceback")
+    assert traceback.endswith("\nRuntimeError: of no use")
 
 
 def write_log(style: str, level: str = "info") -> list[str]:

@@ -146,6 +146,38 @@ def test_any_plain_name_is_taken(name: str) -> None:
     assert plain_name_problem(name) is None
 
 
+HALF = "\ud800"
+"""Half a surrogate pair: JSON can write it, Python can hold it, UTF-8 can't."""
+
+
+@pytest.mark.parametrize(
+    ("spec", "pointer"),
+    [
+        (make_spec("echo", HALF), "#/argv/1"),
+        (make_spec("\udcff"), "#/argv/0"),
+        (make_spec("/bin/sh", "-c", f"echo {HALF}", kind=StepKind.COMMAND), "#/command"),
+        (make_spec("/scripts/x", "fine", HALF, kind=StepKind.SCRIPT), "#/args/1"),
+        (make_spec(f"/scripts/{HALF}", kind=StepKind.SCRIPT), "#/script"),
+        (make_spec(env={"A": HALF}), "#/env/A"),
+        (make_spec(env={HALF: "x"}), f"#/env/{HALF}"),
+        (make_spec(cwd=f"/tmp/{HALF}"), "#/cwd"),
+        (make_spec(name=HALF), "#/name"),
+        (make_spec(labels={"a": HALF}), "#/labels/a"),
+        (make_spec(labels={HALF: "x"}), f"#/labels/{HALF}"),
+        (make_spec(inputs=(file(HALF),)), f"#/files/{HALF}"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_wherever_a_client_may_write(spec: JobSpec, pointer: str) -> None:
+    """It is no character, so that neither a process nor the database can be given it."""
+    assert pointers(spec) == [pointer]
+
+
+def test_a_whole_surrogate_pair_is_a_character() -> None:
+    text = json.loads(r'"\ud83d\ude00"')
+
+    assert pointers(make_spec(text, env={"A": text}, name=text, labels={text: text}, inputs=(file(text),))) == []
+
+
 def test_every_problem_is_named_at_once() -> None:
     spec = make_spec("\0", env={"": "\0"}, cwd="..", labels={":": "\n"}, name="", inputs=(file("/"),))
 

@@ -5,6 +5,7 @@ from flask import Response
 from jobrunner.service.document import render_time
 from jobrunner.web.api.blueprint import ApiBlueprint
 from jobrunner.web.api.documents import ProblemDocument, ScriptListDocument
+from jobrunner.web.api.schema import NoQuery
 from jobrunner.web.render import json_response
 from jobrunner.web.services import services
 
@@ -12,7 +13,7 @@ bp = ApiBlueprint("scripts", __name__, url_prefix="/v1/scripts", abp_responses={
 
 
 @bp.get("", responses={200: ScriptListDocument})
-def list_scripts() -> Response:
+def list_scripts(query: NoQuery) -> Response:  # noqa: ARG001 refuses what is not known
     """List the catalogue by name."""
     return json_response(
         {

@@ -84,7 +84,10 @@ def get(path: JobPath, query: JobQuery) -> Response:
 def delete(path: JobPath, query: DeleteQuery) -> Response:
     """Forget an ended job, and remove its files. With `force`, end it first."""
     services().jobs.delete(path.job_id, caller(), force=query.force, patience=FORCE_PATIENCE)
-    return Response(status=204)
+    response = Response(status=204)
+    # Flask names a type whether there is content or not.
+    del response.headers["Content-Type"]
+    return response
 
 
 def _waiting_time(asked: float | None) -> float | None:
@@ -122,7 +125,7 @@ def _before(cursor: str | None) -> int | None:
         return None
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
-        if text.isdecimal() and len(text) < 19:
+        if text.isdecimal() and len(text) < 19 and int(text) > 0:
             return int(text)
     except (binascii.Error, ValueError):
         pass

@@ -60,6 +60,10 @@ class Query(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class NoQuery(Query):
+    """A query without parameters."""
+
+
 class Submission(Body):
     """A job to run. Exactly one of `command`, `argv`, `script` and `source` says what."""
 

@@ -10,6 +10,7 @@ from jobrunner.domain.states import JobState
 from jobrunner.web.api.blueprint import ApiBlueprint
 from jobrunner.web.api.description import complete
 from jobrunner.web.api.documents import HealthDocument, ProblemDocument, StatsDocument
+from jobrunner.web.api.schema import NoQuery
 from jobrunner.web.errors import problem
 from jobrunner.web.render import json_response
 from jobrunner.web.services import services
@@ -35,7 +36,7 @@ def readyz() -> Response:
 
 
 @bp.get("/v1/stats", responses={200: StatsDocument})
-def stats() -> Response:
+def stats(query: NoQuery) -> Response:  # noqa: ARG001 refuses what is not known
     """Count jobs, slots and bytes. `waiters` are those of the process that answers."""
     found = services().health.stats()
     return json_response(
