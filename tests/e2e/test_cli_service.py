@@ -1,6 +1,7 @@
 """The command line about the service itself: serve, db, config, token."""
 
 import json
+import shutil
 import signal
 import socket
 import sqlite3
@@ -238,8 +239,8 @@ def test_a_backup_is_whole_while_jobs_run_and_can_be_restored(start_service: Sta
     restored = tmp_path / "restored"
     restored.mkdir()
     target.rename(restored / "jobrunner.db")
+    shutil.copy(service.data_dir / "admin.token", restored)
     again = start_service(data_dir=restored)
-    again.http.headers["Authorization"] = f"Bearer {service.token}"
     for job in before:
         assert again.get(f"/v1/jobs/{job['id']}").json()["exit_code"] == job["exit_code"]
     assert again.run(command="echo on")["stdout"]["text"] == "on\n"

@@ -199,6 +199,7 @@ def test_the_input_is_what_came_with_the_job_or_nothing(spool: Spool) -> None:
     spool.prepare(JOB, INPUTS)
     with spool.open_streams(JOB, stdin=True, merge_stderr=False) as streams:
         assert os.read(streams.stdin, 10) == b"\0\xff"
+    spool.remove(JOB)
     spool.prepare(JOB, [])
     with spool.open_streams(JOB, stdin=False, merge_stderr=False) as streams:
         assert os.read(streams.stdin, 10) == b""
