@@ -19,6 +19,7 @@ from jobrunner.config import Config, load_config
 from jobrunner.hints import Hints
 from jobrunner.locks import FileLock
 from jobrunner.log import set_up_logging
+from jobrunner.memory import settle
 from jobrunner.spool import Spool
 from jobrunner.store.engine import Database
 
@@ -270,4 +271,5 @@ def run_executor(house: House) -> None:
     executor = house.make_executor()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: executor.stop())
+    settle()
     executor.run(FileLock(house.executor_lock))

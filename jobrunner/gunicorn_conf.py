@@ -5,12 +5,12 @@ them, so that a plain ``gunicorn wsgi:app`` there has them too. What is given on
 gunicorn's command line wins.
 """
 
-import gc
 import os
 from typing import Any
 
 from jobrunner.config import load_config
 from jobrunner.log import logging_config
+from jobrunner.memory import settle
 from jobrunner.parent import die_with_parent
 
 _config = load_config()
@@ -36,9 +36,8 @@ logconfig_dict = logging_config(_config.logging.format, _config.logging.level)
 
 
 def when_ready(server: Any) -> None:  # noqa: ARG001 gunicorn's signature
-    """Leave the application's objects alone, if it was preloaded: workers then share their pages."""
-    gc.collect()
-    gc.freeze()
+    """Fork workers that share the memory of the application, if it was preloaded."""
+    settle()
 
 
 def pre_fork(server: Any, worker: Any) -> None:

@@ -20,10 +20,10 @@ import stat
 import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, NamedTuple, Self
 
 from jobrunner.domain.ids import parse_job_reference
 from jobrunner.domain.spec import Input, InputKind
@@ -36,8 +36,7 @@ class Stream(StrEnum):
     STDERR = "stderr"
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessRecord:
+class ProcessRecord(NamedTuple):
     """Which process runs a job. A pid alone is no identity: it is given again.
 
     Attributes:
@@ -152,7 +151,7 @@ class Spool:
 
         One small write: after a crash it is there as a whole, or the file is empty.
         """
-        _write_new(f"{self.path(job_id)}/process.json", json.dumps(asdict(record)).encode(), 0o600)
+        _write_new(f"{self.path(job_id)}/process.json", json.dumps(record._asdict()).encode(), 0o600)
 
     def load_process(self, job_id: str) -> ProcessRecord | None:
         """Return who the process is, or None when that was never written down."""

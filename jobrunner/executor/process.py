@@ -227,7 +227,8 @@ def adopt(record: ProcessRecord, job_id: str) -> AdoptedProcess | None:
 
 def age(record: ProcessRecord) -> float:
     """Return the seconds since a process of this boot has started, whatever was done to the wall clock."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - record.start_ticks / os.sysconf("SC_CLK_TCK")
+    # It started somewhere in that tick: rather a little too young than ended early.
+    return max(time.clock_gettime(time.CLOCK_BOOTTIME) - (record.start_ticks + 1) / os.sysconf("SC_CLK_TCK"), 0)
 
 
 def find_by_cookie(job_id: str) -> ProcessRecord | None:

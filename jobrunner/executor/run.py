@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
@@ -226,8 +225,7 @@ class Run:
             if status is not None:
                 return self._ended(status)
             self._act()
-            poll.poll(self._pause() * 1000)
-            with suppress(BlockingIOError):
+            if any(fd == self._wake for fd, _ in poll.poll(self._pause() * 1000)):
                 os.eventfd_read(self._wake)
         return None
 

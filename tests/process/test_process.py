@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -357,13 +356,13 @@ def test_a_process_that_has_been_reaped_is_not_adopted(spawned: Spawn) -> None:
 def test_another_process_with_the_same_pid_is_not_adopted(spawned: Spawn) -> None:
     record = identify(spawned(*RUNS_ON))
 
-    assert adopt(replace(record, start_ticks=record.start_ticks - 1), "a-job") is None
+    assert adopt(record._replace(start_ticks=record.start_ticks - 1), "a-job") is None
 
 
 def test_a_process_of_another_boot_is_not_adopted(spawned: Spawn) -> None:
     record = identify(spawned(*RUNS_ON))
 
-    assert adopt(replace(record, boot_id="00000000-0000-0000-0000-000000000000"), "a-job") is None
+    assert adopt(record._replace(boot_id="00000000-0000-0000-0000-000000000000"), "a-job") is None
 
 
 def test_a_thread_that_has_got_the_pid_is_not_adopted() -> None:
