@@ -14,6 +14,8 @@ hence the bounds of its version in ``setup.cfg``.
 
 import errno
 import logging
+import os
+import signal
 import socket
 import threading
 import time
@@ -35,6 +37,16 @@ STALL_SECONDS = 0.02
 """When all threads are taken and none was given back for so long, new clients are left to the other workers."""
 
 _OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+# A worker that is told to stop before it has handlers of its own would never
+# hear of it, and the master would wait for it in vain: from the fork until the
+# handlers are there, these signals are kept for later.
+_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+os.register_at_fork(
+    before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, _STOP_SIGNALS),
+    after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, _STOP_SIGNALS),
+)
 
 
 class QuietLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
@@ -61,6 +73,11 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         self._accept_again_at = 0.0
         self._sweep_at = 0.0
         self._notify_at = 0.0
+
+    def init_signals(self) -> None:
+        """Hear signals, those too that came since the fork."""
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
     def notify(self) -> None:
         """Tell the arbiter that the loop turns: at most once a second, its patience is half a minute."""

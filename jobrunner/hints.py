@@ -78,9 +78,11 @@ class Hints:
 
     def open_executor_inbox(self) -> Inbox:
         """Listen as the executor of this data directory; its lock must be held."""
-        (self._directory / _EXECUTOR).unlink(missing_ok=True)  # of one who died
         bound = _make_socket()
-        bound.bind(self._executor_address())
+        mine = f"{_EXECUTOR}.{os.getpid()}.{bound.fileno()}"
+        bound.bind(self._address(mine))
+        # In the place of one who died; at no moment is there none.
+        (self._directory / mine).rename(self._directory / _EXECUTOR)
         return Inbox(bound)
 
     def open_job_inbox(self, job_id: str) -> Inbox:
@@ -96,7 +98,7 @@ class Hints:
     def wake_executor(self, hint: Hint) -> None:
         """Tell the executor that there is something to do."""
         with suppress(OSError):  # nobody listens, or has too much to do: they look by themselves soon
-            self._socket.sendto(hint.value, self._executor_address())
+            self._socket.sendto(hint.value, self._address(_EXECUTOR))
 
     def job_ended(self, job_id: str) -> None:
         """Tell everyone who waits for the end of this job."""
@@ -117,13 +119,13 @@ class Hints:
             os.close(self._fd)
             self._fd = None
 
-    def _executor_address(self) -> str:
+    def _address(self, name: str) -> str:
         with self._opening:
             if self._fd is None:
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._fd = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         # The path of a unix socket has at most 107 bytes, a data directory may have more.
-        return f"/proc/self/fd/{self._fd}/{_EXECUTOR}"
+        return f"/proc/self/fd/{self._fd}/{name}"
 
 
 _PLACES = 256

@@ -62,7 +62,7 @@ def test_a_full_disk_is_told_and_when_there_is_space_again_all_goes_on(
     ballast = fill(service.data_dir)
 
     for _ in range(3):
-        refused = service.post("/v1/jobs", {"command": "true", "stdin": "x" * 100_000})
+        refused = service.post("/v1/jobs", {"command": "true", "stdin": "x" * 900_000})
         check_problem(refused, 507, "storage-full")
         assert refused.headers["Retry-After"]
     assert service.get("/healthz").status_code == 200

@@ -242,6 +242,28 @@ def test_a_sigterm_right_after_the_start_ends_it_in_order(tmp_path: Path) -> Non
         assert eventually(lambda: all(is_dead(pid) for pid in own))  # noqa: B023
 
 
+def test_a_worker_that_is_told_to_stop_before_it_can_hear_is_not_waited_for(tmp_path: Path) -> None:
+    settings = tmp_path / "gunicorn.conf.py"
+    settings.write_text("""
+import time
+from jobrunner.gunicorn_conf import *
+
+def post_fork(server, worker):
+    print("not listening yet", flush=True)
+    time.sleep(0.5)
+""")
+    gunicorn = (sys.executable, "-m", "gunicorn", "--config", str(settings), "wsgi:app")
+    service = Service(tmp_path / "data", {"server": {"workers": "1"}}, command=gunicorn)
+    with service.log.open("ab") as log:
+        started = subprocess.Popen(service.command, cwd=ROOT, env=service.environment, stdout=log, stderr=log)
+    service.http.close()
+    assert eventually(lambda: "not listening yet" in service.log.read_text())
+
+    started.terminate()
+
+    assert started.wait(5) == 0, service.log.read_text()
+
+
 def test_the_supervisor_is_small_and_knows_no_database(start_service: StartService) -> None:
     service = start_service()
     service.run(command="true")
