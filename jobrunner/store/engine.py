@@ -49,7 +49,8 @@ class Database:
         self._writer = self._make_engine(writes=True)
         self._writing: Connection | None = None  # guarded by the write lock
         self._group = GroupCommit(self.write, self._sync)
-        self._wal_inode = -1
+        self._wal: int | None = None
+        self._opening_wal = threading.Lock()
         self._lock = _WriteLock(path.with_name(path.name + ".write-lock"))
 
     @contextmanager
@@ -138,6 +139,9 @@ class Database:
         if self._writing is not None:
             self._writing.close()
             self._writing = None
+        if self._wal is not None:
+            os.close(self._wal)
+            self._wal = None
         for engine in (self._reader, self._writer):
             engine.dispose()
         self._lock.close()
@@ -154,22 +158,28 @@ class Database:
         if not self._syncs:
             return
         try:
-            # Not the database file itself: to close that would give up SQLite's locks on it (fcntl(2)).
-            fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fdatasync(fd)
-                inode = os.fstat(fd).st_ino
-            finally:
-                os.close(fd)
-            if inode != self._wal_inode:  # a new file: its name must be on the disk as well
-                directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    os.fsync(directory)
-                finally:
-                    os.close(directory)
-                self._wal_inode = inode
+            if self._wal is None:
+                self._open_wal()
+            assert self._wal is not None
+            os.fdatasync(self._wal)
         except OSError as error:
             raise _translate(error) from error
+
+    def _open_wal(self) -> None:
+        # SQLite removes this file with its last connection, and this process
+        # keeps one. (The database itself must not be opened like this: to
+        # close it again would give up SQLite's locks on it, see fcntl(2).)
+        with self._opening_wal:
+            if self._wal is not None:
+                return
+            wal = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+            # It may be new: then its name must get to the disk as well.
+            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+            self._wal = wal
 
     def checkpoint(self) -> None:
         """Write the write-ahead log back into the database and give its space back, as far as nobody needs it."""
