@@ -1,96 +1,342 @@
-"""``jobrunner serve``: the parent of the executor and of gunicorn. Starts both, ends both.
+"""``jobrunner serve``: the parent of the executor and of gunicorn.
 
-It knows neither Flask nor the database, so that it stays small and has little
-to fail with.
+Keeps both running, replaces both on SIGHUP, ends both on SIGTERM. Reaps the
+orphans of dead executors and writes down how they ended. It knows neither
+Flask nor the database, so that it stays small and has little to fail with.
 """
 
+import json
 import logging
 import os
 import select
 import signal
-import subprocess
+import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobrunner.config import Config
+from jobrunner.domain.errors import ConfigError
+from jobrunner.ends import End, EndsFile
+from jobrunner.listener import close_listener, open_listener
+from jobrunner.notify import Notifier
+from jobrunner.parent import READY, READY_FD, become_subreaper
+from jobrunner.proc import read_stat
 
 logger = logging.getLogger("jobrunner.supervisor")
 
-CHILDREN = {"executor": "executor", "web": "web"}
-"""Name in the log → (hidden) command of ``jobrunner``."""
+EXECUTOR, WEB = "executor", "web"
+"""Names in the log, and (hidden) commands of ``jobrunner``."""
+
+LISTEN_FD = "_JOBRUNNER_LISTEN_FD"
+"""Tells ``jobrunner web`` which descriptor to accept connections from."""
+
+DRAINED = 75
+"""Exit code of an executor that was drained: nothing is left to do."""
+
+HANDED_OVER = "_JOBRUNNER_HANDED_OVER"
+"""Tells a supervisor that has executed itself anew what it had."""
 
 _STOP = {signal.SIGTERM, signal.SIGINT}
+_LISTENED_TO = (*_STOP, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
+
+FIRST_DELAY, MOST_DELAY, LONG_LIFE = 0.2, 30.0, 60.0
+"""Seconds until a child that died is started again: doubled each time, up to a most; forgotten after a long life."""
+
+BOOT_SECONDS = 60.0
+"""How long new processes may take to get ready when the service is reloaded."""
+
+
+@dataclass
+class Child:
+    """A process of ours: the executor, or gunicorn's master.
+
+    Attributes:
+        ready_fd: where it tells how far it is; None once it has, or was taken over.
+        is_up: it has told that it is ready, or stands by.
+        is_leaving: it was told to end.
+    """
+
+    name: str
+    pid: int
+    started_at: float
+    ready_fd: int | None = None
+    is_up: bool = False
+    is_leaving: bool = False
 
 
 class Supervisor:
-    """Runs the children until it is told to stop, or until one of them ends.
+    """Runs the service until it is told to stop, or drained, or can't be started.
 
     Args:
+        load: reads the settings; called again when the service is reloaded.
         environ: the environment of the children.
-        patience: seconds that they may take to stop before they are killed.
     """
 
-    def __init__(self, environ: Mapping[str, str], *, patience: float) -> None:
+    def __init__(self, load: Callable[[], Config], environ: Mapping[str, str]) -> None:
+        self._load = load
+        self._config = load()
         self._environ = environ
-        self._patience = patience
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._notifier = Notifier()
+        self._children: dict[int, Child] = {}
+        self._restart_at: dict[str, float] = {}
+        self._delays: dict[str, float] = {}
         self._kill_at: float | None = None
-        self._failed = False
+        self._reload_until: float | None = None
+        self._watchdog_at = 0.0
+        self._was_up = False
+        self._code = 0
+        run = self._config.data_dir / "run"
+        run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._ends = EndsFile(run / "ends")
+        self._draining = run / "draining"
+        handed_over = os.environ.pop(HANDED_OVER, None)
+        self._listener = self._take_over(json.loads(handed_over)) if handed_over else open_listener(self._config.server)
+        self._old_listener: socket.socket | None = None
+
+    # ── the loop ──
 
     def run(self) -> int:
         """Run to the end; return the exit code of the service: 0 when it was told to stop."""
+        become_subreaper()
         inbox, outbox = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # A handler must be there for a signal to be written to the descriptor;
         # all it means is decided in the loop.
         signal.set_wakeup_fd(outbox, warn_on_full_buffer=False)
-        for number in (*_STOP, signal.SIGCHLD):
+        for number in _LISTENED_TO:
             signal.signal(number, lambda *_: None)
-        for name, command in CHILDREN.items():
-            self._children[name] = subprocess.Popen([sys.executable, "-m", "jobrunner", command], env=self._environ)
-        while self._children:
-            self._turn(_wait_for_signals(inbox, self._pause()))
+        if self._children:
+            self._was_up = True
+            self._notifier.ready()
+        else:
+            self._draining.unlink(missing_ok=True)
+            for name in (EXECUTOR, WEB):
+                self._start(name)
+        self._reap()  # who ended while there was no handler
+        while self._children or self._restart_at:
+            self._turn(self._wait(inbox))
         # Python gives handlers back to the default while it shuts down: one
         # more SIGTERM must not change the exit code then.
-        for number in _STOP:
+        for number in _LISTENED_TO:
             signal.signal(number, signal.SIG_IGN)
-        return 1 if self._failed else 0
+        close_listener(self._listener)
+        return self._code
 
     def _turn(self, signals: set[int]) -> None:
-        if signals & _STOP and self._kill_at is None:
-            logger.info("stopping")
-            self._stop()
-        for name, code in self._reap():
-            if self._kill_at is None:
-                logger.error("the %s process has ended with %d; stopping", name, code)
-                self._failed = True
-                self._stop()
-        if self._kill_at is not None and time.monotonic() >= self._kill_at:
-            self._send(signal.SIGKILL)
+        if signals & _STOP:
+            self._stop("stopping")
+        if signal.SIGHUP in signals:
+            self._reload()
+        if signal.SIGUSR1 in signals:
+            logger.info("draining: no new jobs; the service ends with the last one")
+            self._draining.touch(mode=0o600)
+            self._notifier.status("draining")
+        self._reap()
+        self._go_on_reloading()
+        now = time.monotonic()
+        for name in [name for name, at in self._restart_at.items() if now >= at]:
+            del self._restart_at[name]
+            self._start(name)
+        if self._kill_at is not None and now >= self._kill_at:
+            logger.warning("killing what has not ended in time")
+            self._send(signal.SIGKILL, list(self._children.values()))
             self._kill_at = float("inf")
+        if self._notifier.watchdog_seconds and now >= self._watchdog_at:
+            self._watchdog_at = now + self._notifier.watchdog_seconds
+            self._notifier.watchdog()
 
-    def _pause(self) -> float | None:
-        if self._kill_at is None or self._kill_at == float("inf"):
-            return None
-        return max(self._kill_at - time.monotonic(), 0)
+    def _wait(self, inbox: int) -> set[int]:
+        """Wait for signals, for children that tell something, or until something is due."""
+        due = [*self._restart_at.values()]
+        due += [at for at in (self._kill_at, self._reload_until) if at not in {None, float("inf")}]
+        if self._notifier.watchdog_seconds:
+            due.append(self._watchdog_at)
+        telling = {child.ready_fd: child for child in self._children.values() if child.ready_fd is not None}
+        pause = max(min(due) - time.monotonic(), 0) if due else None
+        readable, _, _ = select.select([inbox, *telling], [], [], pause)
+        for fd in readable:
+            if fd != inbox:
+                self._hear(telling[fd])
+        try:
+            return set(os.read(inbox, 4096))
+        except BlockingIOError:
+            return set()
 
-    def _stop(self) -> None:
-        self._send(signal.SIGTERM)
-        self._kill_at = time.monotonic() + self._patience
+    # ── children ──
 
-    def _send(self, number: int) -> None:
-        for child in self._children.values():
-            child.send_signal(number)
+    def _start(self, name: str) -> None:
+        ready, write = os.pipe2(os.O_CLOEXEC)
+        environ = {**self._environ, READY_FD: str(write)}
+        inherited = [write]
+        if name == WEB:
+            environ[LISTEN_FD] = str(self._listener.fileno())
+            inherited.append(self._listener.fileno())
+        for fd in inherited:
+            os.set_inheritable(fd, True)
+        try:
+            pid = os.posix_spawn(sys.executable, [sys.executable, "-m", "jobrunner", name], environ)
+        finally:
+            for fd in inherited:
+                os.set_inheritable(fd, False)
+            os.close(write)
+        self._children[pid] = Child(name, pid, time.monotonic(), ready)
 
-    def _reap(self) -> list[tuple[str, int]]:
-        """Return the children that have ended, and their exit codes."""
-        ended = [(name, child.returncode) for name, child in self._children.items() if child.poll() is not None]
-        for name, _ in ended:
-            del self._children[name]
-        return ended
+    def _hear(self, child: Child) -> None:
+        assert child.ready_fd is not None
+        word = os.read(child.ready_fd, 16)
+        child.is_up = child.is_up or bool(word)
+        if not word or READY in word:
+            os.close(child.ready_fd)
+            child.ready_fd = None
+        if child.is_up and not self._was_up and all(each.is_up for each in self._children.values()):
+            self._was_up = True
+            self._notifier.ready()
+
+    def _reap(self) -> None:
+        """Reap whoever has ended; write down who was nobody's child any more."""
+        while info := _peek():
+            child = self._children.pop(info.si_pid, None)
+            if child is None:
+                self._record(info)
+            os.waitpid(info.si_pid, 0)
+            if child is not None:
+                self._ended(child, info)
+
+    def _record(self, info: os.waitid_result) -> None:
+        stat = read_stat(info.si_pid)
+        if stat is None or stat.session != info.si_pid:
+            return  # only the leader of a session can be a job
+        status = info.si_status << 8 if info.si_code == os.CLD_EXITED else info.si_status
+        try:
+            self._ends.append(End(info.si_pid, stat.start_ticks, status))
+        except OSError as error:
+            logger.warning("can't write down how process %d ended: %s", info.si_pid, error)
+
+    def _ended(self, child: Child, info: os.waitid_result) -> None:
+        if child.ready_fd is not None:
+            os.close(child.ready_fd)
+        how = f"exit code {info.si_status}" if info.si_code == os.CLD_EXITED else f"signal {info.si_status}"
+        if child.is_leaving:
+            return
+        if child.name == EXECUTOR and info.si_code == os.CLD_EXITED and info.si_status == DRAINED:
+            self._stop("drained: the last job has ended")
+        elif not self._was_up:
+            # It would not get better: the settings, the port, the disk. The child has said what it is.
+            logger.error("the %s process has ended with %s before the service was up", child.name, how)
+            self._code = 1
+            self._stop("stopping")
+        elif self._reload_until is not None and any(
+            other.name == child.name and not other.is_leaving for other in self._children.values()
+        ):
+            self._abandon_reload(f"the new {child.name} process has ended with {how}")
+        else:
+            lived = time.monotonic() - child.started_at
+            delay = FIRST_DELAY if lived > LONG_LIFE else self._delays.get(child.name, FIRST_DELAY)
+            self._delays[child.name] = min(delay * 2, MOST_DELAY)
+            self._restart_at[child.name] = time.monotonic() + delay
+            logger.error("the %s process has ended with %s; starting it again in %g s", child.name, how, delay)
+
+    def _send(self, number: int, children: list[Child]) -> None:
+        for child in children:
+            child.is_leaving = True
+            os.kill(child.pid, number)  # not reaped, so its pid is its own
+
+    # ── the end ──
+
+    def _stop(self, why: str) -> None:
+        if self._kill_at is not None:
+            return
+        logger.info("%s", why)
+        self._notifier.stopping()
+        self._restart_at.clear()
+        self._reload_until = None
+        self._kill_at = time.monotonic() + self._config.executor.grace + 4
+        self._send(signal.SIGTERM, list(self._children.values()))
+
+    # ── new code and new settings ──
+
+    def _reload(self) -> None:
+        if self._kill_at is not None or self._reload_until is not None:
+            return
+        try:
+            config = self._load()
+            listener = self._listener
+            if (config.bind, config.data_dir) != (self._config.bind, self._config.data_dir):
+                if config.data_dir != self._config.data_dir:
+                    raise ConfigError(["[storage] data_dir can't be changed by a reload; stop the service"])
+                listener = open_listener(config.server)
+        except (ConfigError, OSError) as error:
+            logger.error("not reloaded, all goes on as before: %s", error)  # noqa: TRY400
+            return
+        logger.info("reloading")
+        self._notifier.reloading()
+        self._config = config
+        if listener is not self._listener:
+            self._old_listener, self._listener = self._listener, listener
+        self._restart_at.clear()
+        self._reload_until = time.monotonic() + BOOT_SECONDS
+        for name in (EXECUTOR, WEB):
+            self._start(name)
+
+    def _go_on_reloading(self) -> None:
+        """When all new processes are up, tell the old ones to leave; when they have, execute ourselves anew."""
+        if self._reload_until is None:
+            return
+        if time.monotonic() >= self._reload_until:
+            self._abandon_reload("the new processes do not get ready")
+            return
+        staying = [child for child in self._children.values() if not child.is_leaving]
+        newest = {child.name: child for child in staying}  # in the order they were started
+        old = [child for child in staying if child is not newest[child.name]]
+        if len(newest) < 2 or not all(child.is_up for child in newest.values()):
+            return
+        self._reload_until = float("inf")
+        if old:
+            # SIGHUP has an executor leave its jobs to the next one, whatever on_stop says.
+            self._send(signal.SIGHUP, [child for child in old if child.name == EXECUTOR])
+            self._send(signal.SIGTERM, [child for child in old if child.name == WEB])
+        if not any(child.is_leaving or child.ready_fd is not None for child in self._children.values()):
+            self._execute_anew()
+
+    def _abandon_reload(self, why: str) -> None:
+        logger.error("not reloaded, all goes on as before: %s", why)
+        self._reload_until = None
+        staying = [child for child in self._children.values() if not child.is_leaving]
+        oldest = {child.name: child for child in reversed(staying)}
+        self._send(signal.SIGTERM, [child for child in staying if child is not oldest[child.name]])
+        if self._old_listener is not None:
+            self._listener, self._old_listener = self._old_listener, None
+        self._notifier.ready()
+
+    def _execute_anew(self) -> None:
+        """Go on as the program that is on the disk now, with the same pid and the same children: execve(2)."""
+        if self._old_listener is not None:
+            close_listener(self._old_listener)
+        state = {
+            "listener": self._listener.fileno(),
+            "children": {child.name: child.pid for child in self._children.values()},
+        }
+        os.set_inheritable(self._listener.fileno(), True)
+        environ = {**os.environ, HANDED_OVER: json.dumps(state)}
+        os.execve(sys.executable, [sys.executable, "-m", "jobrunner", *sys.argv[1:]], environ)
+
+    def _take_over(self, state: dict[str, object]) -> socket.socket:
+        children = state["children"]
+        assert isinstance(children, dict)
+        for name, pid in children.items():
+            self._children[pid] = Child(name, pid, time.monotonic(), is_up=True)
+        listener = socket.socket(fileno=int(str(state["listener"])))
+        listener.set_inheritable(False)
+        return listener
 
 
-def _wait_for_signals(inbox: int, seconds: float | None) -> set[int]:
-    select.select([inbox], [], [], seconds)
+def _peek() -> os.waitid_result | None:
+    """Look at a child that has ended, without reaping it."""
     try:
-        return set(os.read(inbox, 4096))
-    except BlockingIOError:
-        return set()
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+    except ChildProcessError:
+        return None
+
+

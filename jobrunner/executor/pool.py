@@ -22,8 +22,10 @@ from jobrunner.domain.exitstatus import signal_name
 from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError, SentSignal
 from jobrunner.domain.spec import Input
 from jobrunner.domain.states import JobState
+from jobrunner.executor.process import FindEnd
 from jobrunner.executor.run import NeverStarted, Run, Surroundings
 from jobrunner.executor.slots import Slots, Threads
+from jobrunner.executor.tree import Orphans
 from jobrunner.hints import Hint, Hints, Inbox
 from jobrunner.locks import FileLock
 from jobrunner.spool import Spool
@@ -57,7 +59,9 @@ class Executor:
         stop_grace: None: `stop` leaves running jobs to the next executor; else it ends them, and this is the most
             seconds that they may take after SIGTERM.
         environment: the base environment of jobs.
-        kill_leftovers: whether to end what an ended job left in its process group.
+        kill_leftovers: whether to end what an ended job has left behind.
+        orphans: what jobs may have left behind, where the whole process is ours; None: it is not.
+        find_end: looks up how an orphan ended that the supervisor has reaped.
         reserve: space for writing down how jobs ended, when they have filled the disk.
     """
 
@@ -72,12 +76,15 @@ class Executor:
         stop_grace: float | None,
         environment: dict[str, str],
         kill_leftovers: bool,
+        orphans: Orphans | None,
+        find_end: FindEnd,
         reserve: Reserve,
         now: Now,
     ) -> None:
         self._identity = identity
         self._database = database
         self._reserve = reserve
+        self._orphans = orphans
         self._hints = hints
         self._now = now
         self._stop_grace = stop_grace
@@ -91,6 +98,8 @@ class Executor:
             spool=spool,
             environment=environment,
             kill_leftovers=kill_leftovers,
+            orphans=orphans,
+            find_end=find_end,
             now=now,
             load_inputs=self._load_inputs,
             record_signals=self._record_signals,
@@ -144,6 +153,8 @@ class Executor:
         if everything:
             self._look_at_all_at = time.monotonic() + TICK
             self._reserve.keep()
+            if self._orphans is not None:
+                self._orphans.reap()
         if everything or Hint.CONTROL.value in hints:
             self._control()
         if Hint.QUEUED.value in hints or (everything and self._has_queued()):

@@ -12,19 +12,14 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import ErrorCode, JobError
-from jobrunner.domain.spec import RESERVED_ENV_PREFIX
+from jobrunner.executor.tree import COOKIE
+from jobrunner.proc import boot_id, list_pids, read_environ, read_stat
 from jobrunner.spool import JobStreams, ProcessRecord
-
-COOKIE = f"{RESERVED_ENV_PREFIX}ID"
-"""The environment variable that tells, of any process, which job it belongs to."""
-
 
 REAP_PATIENCE = 10.0
 """Seconds to wait for another's zombie to be reaped, where only then its status can be seen."""
@@ -45,8 +40,14 @@ class StatusUnknown(Exception):
 class Process(Protocol):
     """A process that leads the session of a job."""
 
+    pid: int
+    """Also the id of its process group and session."""
+
     pidfd: int
     """Readable once the process has ended."""
+
+    is_child: bool
+    """It is ours: until `release` nobody else can get its pid."""
 
     def exit_status(self) -> ExitStatus | None:
         """Return how it ended, without reaping it; None while it runs.
@@ -67,6 +68,8 @@ class Process(Protocol):
 
 class ChildProcess:
     """A process that this executor has started."""
+
+    is_child = True
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
         self._popen = popen
@@ -95,23 +98,31 @@ class ChildProcess:
         self._popen.returncode = -1
 
 
+FindEnd = Callable[[int, int], int | None]
+"""Looks up the wait status of an orphan that the supervisor has reaped, by pid and start ticks."""
+
+
 class AdoptedProcess:
     """A process that an executor before us has started: not our child, so not ours to reap."""
 
-    def __init__(self, record: ProcessRecord, pidfd: int, job_id: str) -> None:
+    is_child = False
+
+    def __init__(self, record: ProcessRecord, pidfd: int, find_end: FindEnd) -> None:
         self.pid = record.pid
         self.pidfd = pidfd
         self._start_ticks = record.start_ticks
-        self._job_id = job_id
+        self._find_end = find_end
         self._ended_at: float | None = None
 
     def exit_status(self) -> ExitStatus | None:
-        """See `Process`. A zombie shows its status in /proc; once reaped, the kernel still tells (Linux ≥ 6.15)."""
+        """See `Process`. Its zombie shows the status, or the kernel (Linux ≥ 6.15), or whoever has reaped it."""
         if not _is_readable(self.pidfd):
             return None
-        stat = _read_stat(self.pid)
+        stat = read_stat(self.pid)
         if stat is None or stat.start_ticks != self._start_ticks:
             status = _pidfd_exit_status(self.pidfd)
+            if status is None and (written := self._find_end(self.pid, self._start_ticks)) is not None:
+                status = ExitStatus.from_wait_status(written)
             if status is None:
                 raise StatusUnknown
             return status
@@ -126,10 +137,8 @@ class AdoptedProcess:
         return None
 
     def signal_group(self, number: int) -> bool:
-        """See `Process`. Once it has ended its pid may be another's: who carries the cookie is still ours."""
-        if _is_readable(self.pidfd):
-            return signal_stragglers(self.pid, self._job_id, number)
-        return _signal_group(self.pid, number)
+        """See `Process`. Once it has ended the id of its group may be another's."""
+        return not _is_readable(self.pidfd) and _signal_group(self.pid, number)
 
     def release(self) -> None:
         """See `Process`."""
@@ -206,23 +215,23 @@ def _explain(error: OSError, program: str, cwd: str) -> JobError:
 
 def identify(process: ChildProcess) -> ProcessRecord:
     """Describe a child so that it can be found again after a crash of the executor."""
-    stat = _read_stat(process.pid)
+    stat = read_stat(process.pid)
     assert stat is not None, "a child that was not reaped has a line in /proc"
     return ProcessRecord(process.pid, stat.start_ticks, boot_id())
 
 
-def adopt(record: ProcessRecord, job_id: str) -> AdoptedProcess | None:
+def adopt(record: ProcessRecord, find_end: FindEnd) -> AdoptedProcess | None:
     """Take hold of a job's process by its record; None when it is gone."""
     try:
         pidfd = os.pidfd_open(record.pid)
     except OSError:  # nobody has the pid now, or a thread has
         return None
     # First the descriptor, then the check: from here on the pid can't change hands unseen.
-    stat = _read_stat(record.pid)
+    stat = read_stat(record.pid)
     if record.boot_id != boot_id() or stat is None or stat.start_ticks != record.start_ticks:
         os.close(pidfd)
         return None
-    return AdoptedProcess(record, pidfd, job_id)
+    return AdoptedProcess(record, pidfd, find_end)
 
 
 def age(record: ProcessRecord) -> float:
@@ -233,76 +242,21 @@ def age(record: ProcessRecord) -> float:
 
 def find_by_cookie(job_id: str) -> ProcessRecord | None:
     """Look for a process of this job that leads a session, of which no record was written."""
+    cookie = f"{COOKIE}={job_id}".encode()
     for attempt in range(_LOOKS):
         if attempt:
             time.sleep(_LOOK_PAUSE)
-        for pid in _pids_with_cookie(job_id):
-            stat = _read_stat(pid)
-            if stat is not None and stat.session == pid:
-                return ProcessRecord(pid, stat.start_ticks, boot_id())
+        for pid in list_pids():
+            if cookie in read_environ(pid):
+                stat = read_stat(pid)
+                if stat is not None and stat.session == pid:
+                    return ProcessRecord(pid, stat.start_ticks, boot_id())
     return None
 
 
 # In the middle of execve(2) a process has no environment yet.
 _LOOKS = 5
 _LOOK_PAUSE = 0.1
-
-
-def signal_stragglers(pgid: int, job_id: str, number: int) -> bool:
-    """Signal those of a job's process group that outlived its leader. False when nobody was there."""
-    found = False
-    for pid in _pids_with_cookie(job_id):
-        with suppress(OSError):
-            pidfd = os.pidfd_open(pid)
-            try:
-                stat = _read_stat(pid)
-                if stat is not None and stat.pgid == pgid:
-                    signal.pidfd_send_signal(pidfd, number)
-                    found = True
-            finally:
-                os.close(pidfd)
-    return found
-
-
-def _pids_with_cookie(job_id: str) -> Iterator[int]:
-    cookie = f"{COOKIE}={job_id}".encode()
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            with suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
-                if cookie in file.read().split(b"\0"):
-                    yield int(name)
-
-
-@cache
-def boot_id() -> str:
-    """Return what tells one boot of this machine from another."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
-
-
-class _Stat:
-    """What ``/proc/PID/stat`` tells (proc(5))."""
-
-    def __init__(self, line: bytes) -> None:
-        # The second field is the program's name, in parentheses, and may hold anything.
-        fields = line[line.rindex(b")") + 2 :].split()
-        self.pgid = int(fields[2])
-        self.session = int(fields[3])
-        self.start_ticks = int(fields[19])
-        self.exit_code = int(fields[49])
-
-
-def _read_stat(pid: int) -> _Stat | None:
-    try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        return _Stat(os.read(fd, 4096))
-    except ProcessLookupError:
-        return None
-    finally:
-        os.close(fd)
 
 
 def _may_see_exit_code(pid: int) -> bool:

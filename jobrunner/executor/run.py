@@ -18,10 +18,15 @@ from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError
 from jobrunner.domain.spec import Input, InputKind
 from jobrunner.domain.states import JobState
 from jobrunner.executor import process as processes
-from jobrunner.executor.process import COOKIE, ChildProcess, Process, SpawnError, StatusUnknown
-from jobrunner.spool import MayHaveRun, Spool, Stream
+from jobrunner.executor.process import ChildProcess, FindEnd, Process, SpawnError, StatusUnknown
+from jobrunner.executor.tree import COOKIE, Orphans, list_members, send
+from jobrunner.proc import boot_id
+from jobrunner.spool import MayHaveRun, ProcessRecord, Spool, Stream
 
 logger = logging.getLogger("jobrunner.executor")
+
+_KILL_PATIENCE = 5.0
+"""Seconds that a process may take to be gone after SIGKILL: it may hang in the kernel."""
 
 _LOST = JobError(ErrorCode.WORKER_LOST, "the process ended while no executor watched it, and its exit status is gone")
 
@@ -41,7 +46,9 @@ class Surroundings:
 
     Attributes:
         environment: the base environment of jobs.
-        kill_leftovers: whether to end what an ended job left in its process group.
+        kill_leftovers: whether to end what an ended job has left behind.
+        orphans: what jobs may have left behind; None: to be searched for each time.
+        find_end: looks up how an orphan ended that the supervisor has reaped.
         load_inputs: what came with the submission of a job, by its number.
         record_signals: writes down which signals a job has been sent.
     """
@@ -49,6 +56,8 @@ class Surroundings:
     spool: Spool
     environment: Mapping[str, str]
     kill_leftovers: bool
+    orphans: Orphans | None
+    find_end: FindEnd
     now: Now
     load_inputs: Callable[[int], list[Input]]
     record_signals: "RecordSignals"
@@ -143,19 +152,26 @@ class Run:
         if not spool.was_started(self.job.id):
             raise NeverStarted
         record = spool.load_process(self.job.id) or processes.find_by_cookie(self.job.id)
-        if record is not None and record.boot_id != processes.boot_id():
+        if record is not None and record.boot_id != boot_id():
             return self._end(JobState.LOST, error=_REBOOTED)
         if record is None:
             return self._end(JobState.LOST, error=_LOST)
-        self._process = processes.adopt(record, self.job.id)
+        self._process = processes.adopt(record, self._around.find_end)
+        self._resume()
         if self._process is None:
-            if self._around.kill_leftovers:
-                processes.signal_stragglers(record.pid, self.job.id, signal.SIGKILL)
-            return self._end(JobState.LOST, error=_LOST)
+            return self._ended_unwatched(record)
         logger.info("adopted process %d", record.pid)
         self._deadline = time.monotonic() + self.job.spec.timeout - processes.age(record)
-        self._resume()
         return self._watch()
+
+    def _ended_unwatched(self, record: ProcessRecord) -> JobEnd | None:
+        """It has ended, and was reaped, while no executor watched: the supervisor may have written down how."""
+        status = self._around.find_end(record.pid, record.start_ticks)
+        if not self._clear(record.pid, is_ours=False):
+            return None
+        if status is None:
+            return self._end(JobState.LOST, error=_LOST)
+        return self._end_of(ExitStatus.from_wait_status(status), self._finished_at())
 
     def release(self) -> None:
         """Reap the process and give the descriptors back."""
@@ -270,26 +286,94 @@ class Run:
         return request.grace if request is not None and request.grace is not None else self.job.spec.grace
 
     def _signal(self, number: int, *, note: bool = True) -> None:
-        assert self._process is not None
-        if self._process.signal_group(number):
+        """Signal the process group; if it is to end (``note``), all that has left the group as well, and write it down."""
+        process = self._process
+        assert process is not None
+        found = process.signal_group(number)
+        if note:
+            others = list_members(process.pid, self.job.id, is_ours=process.is_child)
+            found = send([member for member in others if not found or member.pgid != process.pid], number) or found
+        if found:
             logger.info("sent %s", signal_name(number))
         if note:
-            self._sent.append(SentSignal(number, self._around.now()))
-            self._around.record_signals(self.job.number, tuple(self._sent))
+            self._note(number)
 
-    def _ended(self, status: ExitStatus) -> JobEnd:
-        if self._around.kill_leftovers and self._process is not None:
-            # Before it is reaped: until then its pid, so the id of the group, is its own.
-            self._process.signal_group(signal.SIGKILL)
+    def _note(self, number: int) -> None:
+        self._sent.append(SentSignal(number, self._around.now()))
+        self._around.record_signals(self.job.number, tuple(self._sent))
+
+    def _ended(self, status: ExitStatus) -> JobEnd | None:
+        finished_at = self._finished_at()
+        assert self._process is not None
+        # Before it is reaped: until then its pid, so the id of the group, is its own.
+        if not self._clear(self._process.pid, is_ours=self._process.is_child):
+            return None
+        return self._end_of(status, finished_at)
+
+    def _end_of(self, status: ExitStatus, finished_at: datetime) -> JobEnd:
         if self._reason is not None:
             state: JobState = self._reason.value
         else:
             state = JobState.SUCCEEDED if status.ok else JobState.FAILED
-        return self._end(state, status=status)
+        return self._end(state, status=status, finished_at=finished_at)
 
-    def _end(self, state: JobState, *, status: ExitStatus | None = None, error: JobError | None = None) -> JobEnd:
+    def _clear(self, leader: int, *, is_ours: bool) -> bool:
+        """End what the job has left behind: SIGTERM, the grace period, SIGKILL.
+
+        Returns:
+            False when the run was given up meanwhile.
+        """
+        orphans = self._around.orphans
+        if not self._around.kill_leftovers or (is_ours and orphans is not None and not orphans.may_exist()):
+            return True
+        members = list_members(leader, self.job.id, is_ours=is_ours)
+        if not members:
+            return True
+        if self._reason is None:
+            logger.info("has left %d processes behind; ending them", len(members))
+            send(members, signal.SIGTERM)
+            self._kill_at = time.monotonic() + self._grace(self._wanted)
+        elif self._was_sent(signal.SIGKILL):
+            self._kill_at = time.monotonic()
+        give_up_at = float("inf")
+        pause = 0.01
+        while members and time.monotonic() < give_up_at:
+            if self._given_up:
+                return False
+            if self._wanted is not None and self._wanted is not self._accepted:
+                self._accepted = self._wanted
+                kill_at = time.monotonic() + self._grace(self._wanted)
+                self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
+            if self._kill_at is not None and time.monotonic() >= self._kill_at:
+                if give_up_at == float("inf"):
+                    give_up_at = time.monotonic() + _KILL_PATIENCE
+                    if self._reason is not None and not self._was_sent(signal.SIGKILL):
+                        self._note(signal.SIGKILL)
+                send(members, signal.SIGKILL)
+            self._doze(pause)
+            pause = min(pause * 1.5, 0.25)
+            members = list_members(leader, self.job.id, is_ours=is_ours)
+        if members:
+            logger.warning("processes that survive SIGKILL: %s", ", ".join(str(member.pid) for member in members))
+        return True
+
+    def _doze(self, seconds: float) -> None:
+        """Sleep, but wake up when another thread wants something."""
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        if poll.poll(seconds * 1000):
+            os.eventfd_read(self._wake)
+
+    def _end(
+        self,
+        state: JobState,
+        *,
+        status: ExitStatus | None = None,
+        error: JobError | None = None,
+        finished_at: datetime | None = None,
+    ) -> JobEnd:
         spool, job_id = self._around.spool, self.job.id
-        end = JobEnd(state, self._finished_at(), status=status, error=error, signals=tuple(self._sent))
+        end = JobEnd(state, finished_at or self._finished_at(), status=status, error=error, signals=tuple(self._sent))
         try:
             return replace(
                 end,

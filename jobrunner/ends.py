@@ -1,0 +1,77 @@
+"""How orphaned jobs ended: written by the supervisor, who reaps them, and read by the executor, who adopted them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from jobrunner.proc import boot_id
+
+MOST_BYTES = 1 << 20
+"""The file is cut to its newer half when it gets longer: some 15,000 jobs."""
+
+
+class End(NamedTuple):
+    """One process that has ended.
+
+    Attributes:
+        pid, start_ticks: who it was, see `jobrunner.proc`.
+        wait_status: as of waitpid(2).
+    """
+
+    pid: int
+    start_ticks: int
+    wait_status: int
+
+
+class EndsFile:
+    """A text file of one line an end. One process writes, any may read.
+
+    Each line is one write, made before the process is reaped: whoever finds a
+    process gone finds its line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, end: End) -> None:
+        """Add an end.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        line = f"{end.pid} {end.start_ticks} {end.wait_status} {boot_id()}\n".encode()
+        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.write(fd, line)
+            size = os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+        if size > MOST_BYTES:
+            self._cut()
+
+    def find(self, pid: int, start_ticks: int) -> int | None:
+        """Return the wait status of a process of this boot; None when nothing is known of it."""
+        for end in self._read():
+            if (end.pid, end.start_ticks) == (pid, start_ticks):
+                return end.wait_status
+        return None
+
+    def _read(self) -> Iterator[End]:
+        try:
+            lines = self._path.read_text(encoding="ascii").splitlines()
+        except FileNotFoundError:
+            return
+        boot = boot_id()
+        for line in lines:
+            fields = line.split()
+            if len(fields) == 4 and fields[3] == boot:
+                yield End(*map(int, fields[:3]))
+
+    def _cut(self) -> None:
+        content = self._path.read_bytes()
+        newer = content[content.index(b"\n", len(content) // 2) + 1 :]
+        new = self._path.with_name(f"{self._path.name}.new")
+        new.write_bytes(newer)
+        new.chmod(0o600)
+        new.rename(self._path)
