@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 
 from jobrunner.clock import utc_now
 from jobrunner.config import Config, load_config
+from jobrunner.drain import Drain
+from jobrunner.ends import EndsFile
 from jobrunner.hints import Hints
 from jobrunner.locks import FileLock
 from jobrunner.log import set_up_logging
 from jobrunner.memory import settle
+from jobrunner.parent import READY, STANDBY, tell_parent
 from jobrunner.spool import Spool
 from jobrunner.store.engine import Database
 
@@ -79,6 +82,11 @@ class House:
         return Hints(self.data_dir / "run")
 
     @cached_property
+    def drain(self) -> Drain:
+        """Whether new jobs are refused."""
+        return Drain(self.data_dir / "run" / "draining")
+
+    @cached_property
     def access(self) -> "Access":
         """Tokens and permissions."""
         from jobrunner.service.access import Access
@@ -108,6 +116,7 @@ class House:
             self.database,
             self.data_dir,
             self.executor_lock,
+            self.drain,
             min_free_bytes=self.config.storage.min_free_bytes,
             slots=self.config.executor.max_running,
         )
@@ -115,6 +124,7 @@ class House:
     @cached_property
     def jobs(self) -> "JobService":
         """The use cases of jobs."""
+        from jobrunner.service.admission import Admission
         from jobrunner.service.jobs import JobService
         from jobrunner.service.submission import SpecMaker
 
@@ -125,8 +135,8 @@ class House:
             self.access,
             self.waiters,
             SpecMaker(self.config.executor, self.config.policy, self.catalogue),
+            Admission(self.health.check_space, self.drain, max_queued=self.config.executor.max_queued),
             api="v1",
-            check_space=self.health.check_space,
             now=utc_now,
         )
 
@@ -158,9 +168,14 @@ class House:
             logger.info("made the token 'admin', see %s", self.admin_token_file)
         self.database.close()  # nothing of it may cross a fork
 
-    def make_executor(self) -> "Executor":
-        """Make an executor, with an identity of its own."""
+    def make_executor(self, *, owns_process: bool = False) -> "Executor":
+        """Make an executor, with an identity of its own.
+
+        Args:
+            owns_process: nobody else in this process has children, or cares for orphans.
+        """
         from jobrunner.executor.pool import Executor
+        from jobrunner.executor.tree import Orphans
         from jobrunner.store.reserve import Reserve
 
         settings = self.config.executor
@@ -174,6 +189,9 @@ class House:
             stop_grace=settings.grace if settings.on_stop == "kill" else None,
             environment={"PATH": DEFAULT_PATH, **inherited, **self.config.environment},
             kill_leftovers=settings.kill_leftovers,
+            orphans=Orphans() if owns_process else None,
+            find_end=EndsFile(self.data_dir / "run" / "ends").find,
+            drain=self.drain,
             reserve=Reserve(self.data_dir / "reserve"),
             now=utc_now,
         )
@@ -261,15 +279,28 @@ class EmbeddedExecutor:
             self._thread.join()
 
     def _run(self) -> None:
-        executor = self._executor = self._house.make_executor()
+        executor = self._executor = self._house.make_executor(owns_process=True)
         if not self._stopping.is_set():
             executor.run(FileLock(self._house.executor_lock))
 
 
-def run_executor(house: House) -> None:
-    """Be the executor process: wait for the lock, run jobs until SIGTERM or SIGINT."""
-    executor = house.make_executor()
+def run_executor(house: House) -> bool:
+    """Be the executor process: wait for the lock, run jobs until SIGTERM, SIGINT, SIGHUP, or the end of a drain.
+
+    SIGHUP leaves running jobs to the executor that takes over, whatever ``on_stop`` says.
+
+    Returns:
+        Whether it ended because it was drained.
+    """
+    executor = house.make_executor(owns_process=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: executor.stop())
+    signal.signal(signal.SIGHUP, lambda *_: executor.stop(leave_jobs=True))
     settle()
-    executor.run(FileLock(house.executor_lock))
+    executor.run(
+        FileLock(house.executor_lock),
+        on_standby=lambda: tell_parent(STANDBY),
+        on_ready=lambda: tell_parent(READY),
+        until_drained=True,
+    )
+    return executor.is_drained

@@ -160,6 +160,7 @@ class Executor:
     """``[executor]``: how jobs run."""
 
     max_running: int = _setting(16, _whole(1, 1024), "jobs at a time")
+    max_queued: int = _setting(10000, _whole(1), "jobs that may wait; beyond, a submission is answered with 503")
     default_timeout: float = _setting(3600.0, _seconds(0.001), "seconds a job may run if it does not say")
     max_timeout: float = _setting(86400.0, _seconds(0.001), "most seconds a job may ask for")
     grace: float = _setting(10.0, _seconds(), "seconds between SIGTERM and SIGKILL")

@@ -11,7 +11,7 @@ from typing import Any
 from jobrunner.config import load_config
 from jobrunner.log import logging_config
 from jobrunner.memory import settle
-from jobrunner.parent import die_with_parent
+from jobrunner.parent import READY, die_with_parent, tell_parent
 
 _config = load_config()
 _server = _config.server
@@ -25,7 +25,8 @@ logger_class = "jobrunner.gunicorn_worker.QuietLogger"
 threads = _server.threads + _server.waiters_per_worker
 worker_connections = 1000
 keepalive = 15
-graceful_timeout = 10
+# Less than the supervisor's patience, which is the grace period and four seconds.
+graceful_timeout = int(min(_config.executor.grace + 2, 10))
 # gunicorn would open one in the home directory, the same for two instances,
 # through which anybody of this user can change the number of workers.
 control_socket_disable = True
@@ -71,6 +72,7 @@ def post_worker_init(worker: Any) -> None:
         # they pass its lock around, which costs more than the work of a
         # request. Jobs would inherit this, so not where they are started.
         os.sched_setaffinity(0, {worker.cpu})
+    tell_parent(READY)
 
 
 def worker_exit(_server: Any, worker: Any) -> None:

@@ -15,10 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from jobrunner.config import Config
 from jobrunner.domain.errors import ConfigError
+from jobrunner.drain import Drain
 from jobrunner.ends import End, EndsFile
 from jobrunner.listener import close_listener, open_listener
 from jobrunner.notify import Notifier
@@ -71,13 +71,14 @@ class Supervisor:
     """Runs the service until it is told to stop, or drained, or can't be started.
 
     Args:
-        load: reads the settings; called again when the service is reloaded.
+        config: the settings.
+        load: reads them again, when the service is reloaded.
         environ: the environment of the children.
     """
 
-    def __init__(self, load: Callable[[], Config], environ: Mapping[str, str]) -> None:
+    def __init__(self, config: Config, load: Callable[[], Config], environ: Mapping[str, str]) -> None:
         self._load = load
-        self._config = load()
+        self._config = config
         self._environ = environ
         self._notifier = Notifier()
         self._children: dict[int, Child] = {}
@@ -86,12 +87,13 @@ class Supervisor:
         self._kill_at: float | None = None
         self._reload_until: float | None = None
         self._watchdog_at = 0.0
+        self._reload_again = False
         self._was_up = False
         self._code = 0
         run = self._config.data_dir / "run"
         run.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._ends = EndsFile(run / "ends")
-        self._draining = run / "draining"
+        self._drain = Drain(run / "draining")
         handed_over = os.environ.pop(HANDED_OVER, None)
         self._listener = self._take_over(json.loads(handed_over)) if handed_over else open_listener(self._config.server)
         self._old_listener: socket.socket | None = None
@@ -107,11 +109,15 @@ class Supervisor:
         signal.set_wakeup_fd(outbox, warn_on_full_buffer=False)
         for number in _LISTENED_TO:
             signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _LISTENED_TO)  # see _execute_anew
         if self._children:
             self._was_up = True
+            logger.info("the new supervisor took over")
             self._notifier.ready()
+            if self._reload_again:
+                self._reload()
         else:
-            self._draining.unlink(missing_ok=True)
+            self._drain.end()
             for name in (EXECUTOR, WEB):
                 self._start(name)
         self._reap()  # who ended while there was no handler
@@ -131,7 +137,7 @@ class Supervisor:
             self._reload()
         if signal.SIGUSR1 in signals:
             logger.info("draining: no new jobs; the service ends with the last one")
-            self._draining.touch(mode=0o600)
+            self._drain.begin()
             self._notifier.status("draining")
         self._reap()
         self._go_on_reloading()
@@ -258,8 +264,12 @@ class Supervisor:
     # ── new code and new settings ──
 
     def _reload(self) -> None:
-        if self._kill_at is not None or self._reload_until is not None:
+        if self._kill_at is not None:
             return
+        if self._reload_until is not None:
+            self._reload_again = True
+            return
+        self._reload_again = False
         try:
             config = self._load()
             listener = self._listener
@@ -317,16 +327,20 @@ class Supervisor:
         state = {
             "listener": self._listener.fileno(),
             "children": {child.name: child.pid for child in self._children.values()},
+            "reload_again": self._reload_again,
         }
+        # Until there are handlers again a signal would end us, as is its default.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _LISTENED_TO)
         os.set_inheritable(self._listener.fileno(), True)
         environ = {**os.environ, HANDED_OVER: json.dumps(state)}
-        os.execve(sys.executable, [sys.executable, "-m", "jobrunner", *sys.argv[1:]], environ)
+        os.execve(sys.executable, [sys.executable, "-m", "jobrunner", *sys.argv[1:]], environ)  # noqa: S606
 
     def _take_over(self, state: dict[str, object]) -> socket.socket:
         children = state["children"]
         assert isinstance(children, dict)
         for name, pid in children.items():
             self._children[pid] = Child(name, pid, time.monotonic(), is_up=True)
+        self._reload_again = bool(state["reload_again"])
         listener = socket.socket(fileno=int(str(state["listener"])))
         listener.set_inheritable(False)
         return listener
@@ -338,5 +352,3 @@ def _peek() -> os.waitid_result | None:
         return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
     except ChildProcessError:
         return None
-
-

@@ -28,6 +28,7 @@ _EXIT_CODES: dict[type[errors.JobrunnerError], int] = {
 # A command is imported when it is asked for: the supervisor must stay small.
 _COMMANDS = {
     "serve": "serve",
+    "drain": "drain",
     "executor": "serve",
     "web": "serve",
     "gc": "gc",

@@ -1,28 +1,50 @@
 """``jobrunner serve``, and the two commands that it starts."""
 
 import os
+import signal
 import sys
+import time
 
 import click
 
 from jobrunner.cli.common import read_config
+from jobrunner.config import Config
+from jobrunner.domain.errors import ConfigError
 from jobrunner.log import set_up_logging
-from jobrunner.parent import die_with_parent
-from jobrunner.supervisor import Supervisor
+from jobrunner.parent import READY_FD, die_with_parent
+from jobrunner.supervisor import DRAINED, HANDED_OVER, LISTEN_FD, Supervisor
 
 
 @click.command()
 @click.pass_context
 def serve(ctx: click.Context) -> None:
-    """Run the service: HTTP and jobs. Ends on SIGTERM or Ctrl-C."""
-    config = read_config(ctx)
+    """Run the service: HTTP and jobs.
+
+    SIGTERM and Ctrl-C end it, SIGHUP has it go on with new settings and new
+    code, SIGUSR1 drains it: no new jobs, and the end with the last one.
+    """
+    config = _read_config(ctx)
     set_up_logging(config.logging.format, config.logging.level)
-    environ = dict(os.environ)
+    environ = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
     if ctx.find_root().obj:
         environ["JOBRUNNER_CONFIG"] = str(ctx.find_root().obj.absolute())
-    # Jobs that are to be killed have their grace period first, and requests in
-    # flight their ten seconds.
-    sys.exit(Supervisor(environ, patience=max(config.executor.grace, 10) + 5).run())
+    sys.exit(Supervisor(config, lambda: read_config(ctx), environ).run())
+
+
+def _read_config(ctx: click.Context) -> Config:
+    """Read the settings; a supervisor that runs already does not end for a file that was broken a moment ago."""
+    while True:
+        try:
+            return read_config(ctx)
+        except ConfigError as error:
+            if HANDED_OVER not in os.environ:
+                raise
+            click.echo(f"jobrunner: waiting for settings that can be read: {error}", err=True)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+            time.sleep(1)
+
+
+_NOT_FOR_CHILDREN = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", HANDED_OVER}
 
 
 @click.command(hidden=True)
@@ -33,7 +55,8 @@ def executor() -> None:
 
     house = open_house()
     house.prepare()
-    run_executor(house)
+    if run_executor(house):
+        sys.exit(DRAINED)
 
 
 @click.command(hidden=True)
@@ -42,9 +65,22 @@ def web() -> None:
     die_with_parent()
     from gunicorn.app.wsgiapp import run
 
+    _pass_listener()
     # Loaded once, before the fork: workers share the memory of the code.
     sys.argv = ["gunicorn", "--config", "python:jobrunner.gunicorn_conf", "--preload", "jobrunner.app:create_app()"]
     run()
+
+
+def _pass_listener() -> None:
+    """Give gunicorn the supervisor's socket as systemd would: as descriptor 3 (sd_listen_fds(3))."""
+    listener = int(os.environ.pop(LISTEN_FD))
+    ready = int(os.environ[READY_FD])
+    if ready == 3:
+        os.environ[READY_FD] = str(os.dup(ready))
+    if listener != 3:
+        os.dup2(listener, 3)
+        os.close(listener)
+    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
 
 
 COMMANDS = {"serve": serve, "executor": executor, "web": web}

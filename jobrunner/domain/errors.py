@@ -15,6 +15,8 @@
     │   ├── JobNotRunning
     │   └── TokenExists
     ├── TooBusy                  a bound is reached; try again later
+    │   ├── QueueFull
+    │   └── Draining
     ├── Unreachable              for a client: nobody answers at the URL
     └── StorageError             the database or the disk refuses
         ├── StorageFull
@@ -143,6 +145,20 @@ class TooBusy(JobrunnerError):
     def __init__(self, message: str, *, retry_after: int = 1) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class QueueFull(TooBusy):
+    """As many jobs wait as may."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"{most} jobs wait already ([executor] max_queued)", retry_after=5)
+
+
+class Draining(TooBusy):
+    """The service runs what it has, and takes nothing more."""
+
+    def __init__(self) -> None:
+        super().__init__("the service is being drained: it takes no new jobs", retry_after=30)
 
 
 class Unreachable(JobrunnerError):

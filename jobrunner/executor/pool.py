@@ -22,6 +22,7 @@ from jobrunner.domain.exitstatus import signal_name
 from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError, SentSignal
 from jobrunner.domain.spec import Input
 from jobrunner.domain.states import JobState
+from jobrunner.drain import Drain
 from jobrunner.executor.process import FindEnd
 from jobrunner.executor.run import NeverStarted, Run, Surroundings
 from jobrunner.executor.slots import Slots, Threads
@@ -46,8 +47,15 @@ _DESCRIPTORS = 64
 _DESCRIPTORS_OF_JOB = 8
 """Two while a job runs, and some more while it starts."""
 
+_LOCK_PAUSE = 0.1
+"""Seconds between two tries to get the lock: the gap between an executor and the next one."""
+
 RETRY_PAUSE = 1.0
 """Seconds between two tries to write to a storage that refuses."""
+
+
+def _do_nothing() -> None:
+    pass
 
 
 class Executor:
@@ -62,6 +70,7 @@ class Executor:
         kill_leftovers: whether to end what an ended job has left behind.
         orphans: what jobs may have left behind, where the whole process is ours; None: it is not.
         find_end: looks up how an orphan ended that the supervisor has reaped.
+        drain: the service takes no new jobs.
         reserve: space for writing down how jobs ended, when they have filled the disk.
     """
 
@@ -78,12 +87,15 @@ class Executor:
         kill_leftovers: bool,
         orphans: Orphans | None,
         find_end: FindEnd,
+        drain: Drain,
         reserve: Reserve,
         now: Now,
     ) -> None:
         self._identity = identity
         self._database = database
+        self._drain = drain
         self._reserve = reserve
+        self.is_drained = False
         self._orphans = orphans
         self._hints = hints
         self._now = now
@@ -105,17 +117,33 @@ class Executor:
             record_signals=self._record_signals,
         )
 
-    def run(self, lock: FileLock) -> None:
-        """Wait for the lock of the data directory, then run jobs until `stop`."""
-        while not lock.acquire(wait=False):
-            if self._stopped.wait(TICK):
-                return
+    def run(
+        self,
+        lock: FileLock,
+        *,
+        on_standby: Callable[[], None] = _do_nothing,
+        on_ready: Callable[[], None] = _do_nothing,
+        until_drained: bool = False,
+    ) -> None:
+        """Wait for the lock of the data directory, then run jobs until `stop`, or until all are done in a drain.
+
+        Args:
+            lock: of the data directory.
+            on_standby: called when another executor holds the lock.
+            on_ready: called when the jobs of executors before this one are watched again.
+            until_drained: whether to return once the last job of a drain has ended, with `is_drained` set.
+        """
+        if not lock.acquire(wait=False):
+            on_standby()
+            while not lock.acquire(wait=False):
+                if self._stopped.wait(_LOCK_PAUSE):
+                    return
         try:
-            self._run()
+            self._run(on_ready, until_drained=until_drained)
         finally:
             lock.release()
 
-    def _run(self) -> None:
+    def _run(self, on_ready: Callable[[], None], *, until_drained: bool) -> None:
         self._slots.size = _make_room(self._slots.size)
         inbox = self._inbox = self._hints.open_executor_inbox()
         logger.info("executor %s runs up to %d jobs at a time", self._identity, self._slots.size)
@@ -127,17 +155,26 @@ class Executor:
                 if not adopted:
                     self._adopt_all()
                     adopted = True
+                    on_ready()
                 self._look(hints)
+                if until_drained and self._drain.is_on and not self._has_work():
+                    self.is_drained = True
+                    break
             hints = inbox.wait(RETRY_PAUSE if trouble.is_on else TICK)
         self._end()
         self._inbox = None  # a late signal must not write to a descriptor that is another's by then
         inbox.close()
 
-    def stop(self) -> None:
+    def stop(self, *, leave_jobs: bool = False) -> None:
         """Have `run` return: at once, or with ``on_stop = kill`` when the jobs have ended.
 
         May be called by a signal handler.
+
+        Args:
+            leave_jobs: to the executor that takes over, whatever ``on_stop`` says.
         """
+        if leave_jobs:
+            self._stop_grace = None
         self._stopped.set()
         inbox = self._inbox
         if inbox is not None:
@@ -159,6 +196,13 @@ class Executor:
             self._control()
         if Hint.QUEUED.value in hints or (everything and self._has_queued()):
             self._claim()
+
+    def _has_work(self) -> bool:
+        """Tell for certain: a submission in its transaction holds the writers' lock too."""
+        if self._runs:
+            return True
+        with self._database.write() as connection:
+            return store.has_active(connection)
 
     def _has_queued(self) -> bool:
         """Look without the writers' lock: this is asked four times a second all day."""

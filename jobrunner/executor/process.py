@@ -8,7 +8,6 @@ import errno
 import fcntl
 import os
 import select
-import signal
 import struct
 import subprocess
 import time

@@ -19,7 +19,7 @@ from jobrunner.domain.spec import Input, InputKind
 from jobrunner.domain.states import JobState
 from jobrunner.executor import process as processes
 from jobrunner.executor.process import ChildProcess, FindEnd, Process, SpawnError, StatusUnknown
-from jobrunner.executor.tree import COOKIE, Orphans, list_members, send
+from jobrunner.executor.tree import COOKIE, Member, Orphans, list_members, send
 from jobrunner.proc import boot_id
 from jobrunner.spool import MayHaveRun, ProcessRecord, Spool, Stream
 
@@ -165,7 +165,7 @@ class Run:
         return self._watch()
 
     def _ended_unwatched(self, record: ProcessRecord) -> JobEnd | None:
-        """It has ended, and was reaped, while no executor watched: the supervisor may have written down how."""
+        """Tell how it ended though it was reaped while no executor watched: the supervisor may have written it down."""
         status = self._around.find_end(record.pid, record.start_ticks)
         if not self._clear(record.pid, is_ours=False):
             return None
@@ -286,7 +286,7 @@ class Run:
         return request.grace if request is not None and request.grace is not None else self.job.spec.grace
 
     def _signal(self, number: int, *, note: bool = True) -> None:
-        """Signal the process group; if it is to end (``note``), all that has left the group as well, and write it down."""
+        """Signal the process group; when the job is to end (``note``) all that has left the group too."""
         process = self._process
         assert process is not None
         found = process.signal_group(number)
@@ -327,35 +327,43 @@ class Run:
         if not self._around.kill_leftovers or (is_ours and orphans is not None and not orphans.may_exist()):
             return True
         members = list_members(leader, self.job.id, is_ours=is_ours)
-        if not members:
-            return True
-        if self._reason is None:
-            logger.info("has left %d processes behind; ending them", len(members))
-            send(members, signal.SIGTERM)
-            self._kill_at = time.monotonic() + self._grace(self._wanted)
-        elif self._was_sent(signal.SIGKILL):
-            self._kill_at = time.monotonic()
-        give_up_at = float("inf")
+        if members:
+            self._begin_to_clear(members)
+        killed_at: float | None = None
         pause = 0.01
-        while members and time.monotonic() < give_up_at:
+        while members and (killed_at is None or time.monotonic() < killed_at + _KILL_PATIENCE):
             if self._given_up:
                 return False
-            if self._wanted is not None and self._wanted is not self._accepted:
-                self._accepted = self._wanted
-                kill_at = time.monotonic() + self._grace(self._wanted)
-                self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
-            if self._kill_at is not None and time.monotonic() >= self._kill_at:
-                if give_up_at == float("inf"):
-                    give_up_at = time.monotonic() + _KILL_PATIENCE
-                    if self._reason is not None and not self._was_sent(signal.SIGKILL):
-                        self._note(signal.SIGKILL)
-                send(members, signal.SIGKILL)
+            if time.monotonic() >= self._clear_at():
+                killed_at = killed_at or time.monotonic()
+                self._kill_left(members)
             self._doze(pause)
             pause = min(pause * 1.5, 0.25)
             members = list_members(leader, self.job.id, is_ours=is_ours)
         if members:
             logger.warning("processes that survive SIGKILL: %s", ", ".join(str(member.pid) for member in members))
         return True
+
+    def _begin_to_clear(self, members: list[Member]) -> None:
+        if self._was_sent(signal.SIGKILL):
+            self._kill_at = time.monotonic()
+        elif self._reason is None:  # else they were told with the others
+            logger.info("has left %d processes behind; ending them", len(members))
+            send(members, signal.SIGTERM)
+            self._kill_at = time.monotonic() + self.job.spec.grace
+
+    def _clear_at(self) -> float:
+        """Return when to kill what is left; a cancel meanwhile may hurry it."""
+        assert self._kill_at is not None
+        if self._wanted is not None and self._wanted != self._accepted:
+            self._accepted = self._wanted
+            self._kill_at = min(self._kill_at, time.monotonic() + self._grace(self._wanted))
+        return self._kill_at
+
+    def _kill_left(self, members: list[Member]) -> None:
+        if self._reason is not None and not self._was_sent(signal.SIGKILL):
+            self._note(signal.SIGKILL)
+        send(members, signal.SIGKILL)
 
     def _doze(self, seconds: float) -> None:
         """Sleep, but wake up when another thread wants something."""

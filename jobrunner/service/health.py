@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobrunner.domain.errors import StorageError, StorageFull
+from jobrunner.domain.errors import Draining, StorageError, StorageFull
 from jobrunner.domain.states import JobState
+from jobrunner.drain import Drain
 from jobrunner.locks import is_locked
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Database
@@ -31,9 +32,17 @@ class HealthService:
     """Looks at the parts of the service."""
 
     def __init__(
-        self, database: Database, data_dir: Path, executor_lock: Path, *, min_free_bytes: int, slots: int
+        self,
+        database: Database,
+        data_dir: Path,
+        executor_lock: Path,
+        drain: Drain,
+        *,
+        min_free_bytes: int,
+        slots: int,
     ) -> None:
         self._database = database
+        self._drain = drain
         self._data_dir = data_dir
         self._executor_lock = executor_lock
         self._min_free_bytes = min_free_bytes
@@ -59,6 +68,7 @@ class HealthService:
             "database": _words(self._database.check_writable),
             "disk": _words(self.check_space),
             "executor": None if alive else "no executor holds the lock of the data directory",
+            "drain": str(Draining()) if self._drain.is_on else None,
         }
 
     def stats(self) -> Stats:

@@ -2,7 +2,6 @@
 
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -15,11 +14,12 @@ from jobrunner.domain.spec import Input, JobSpec
 from jobrunner.domain.states import JobState
 from jobrunner.hints import Hint, Hints
 from jobrunner.service.access import Access, Caller
+from jobrunner.service.admission import Admission
 from jobrunner.service.submission import SpecMaker, Submission
 from jobrunner.service.waiting import Listener, Waiters
 from jobrunner.spool import Spool, Stream
 from jobrunner.store import jobs as store
-from jobrunner.store.engine import Database
+from jobrunner.store.engine import Connection, Database
 from jobrunner.store.listing import list_jobs
 
 
@@ -34,8 +34,7 @@ class CancelAsked:
 class JobService:
     """What can be done with jobs. One object serves all threads of a process.
 
-    ``api`` names the face that these jobs come through; ``check_space`` raises
-    `StorageFull` when nothing may be accepted.
+    ``api`` names the face that these jobs come through.
     """
 
     def __init__(
@@ -46,9 +45,9 @@ class JobService:
         access: Access,
         waiters: Waiters,
         specs: SpecMaker,
+        admission: Admission,
         *,
         api: str,
-        check_space: Callable[[], None],
         now: Now,
     ) -> None:
         self._database = database
@@ -58,7 +57,7 @@ class JobService:
         self._waiters = waiters
         self._specs = specs
         self._api = api
-        self._check_space = check_space
+        self._admission = admission
         self._now = now
 
     def submit(self, asked: Submission, caller: Caller, *, wait: float = 0) -> Job:
@@ -72,7 +71,7 @@ class JobService:
         Raises:
             InvalidRequest: with everything that is wrong.
             ShellNotAllowed: policy refuses.
-            TooBusy: too many wait already; nothing was stored.
+            TooBusy: too many wait already, the queue is full, or the service is drained; nothing was stored.
             StorageError: nothing was stored.
         """
         spec, inputs = self._specs.make(asked)
@@ -93,7 +92,7 @@ class JobService:
         return self._add(job.spec, inputs, caller, wait)
 
     def _add(self, spec: JobSpec, inputs: list[Input], caller: Caller, wait: float) -> Job:
-        self._check_space()
+        self._admission.check()
         now = self._now()
         new = NewJob(
             id=make_job_id(int(now.timestamp() * 1000)), owner=caller.name, api=self._api, created_at=now, spec=spec
@@ -106,7 +105,11 @@ class JobService:
             return self._await(listener, self._store(new, inputs), caller, wait)
 
     def _store(self, new: NewJob, inputs: list[Input]) -> Job:
-        job = self._database.write_together(lambda connection: store.add_job(connection, new, inputs), durable=True)
+        def add(connection: Connection) -> Job:
+            self._admission.check_in(connection)
+            return store.add_job(connection, new, inputs)
+
+        job = self._database.write_together(add, durable=True)
         self._hints.wake_executor(Hint.QUEUED)
         return job
 

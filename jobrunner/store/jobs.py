@@ -206,12 +206,18 @@ _CLAIM = (
 )
 
 
-_HAS_QUEUED = select(_BEST_QUEUED.exists())
+_NTH_QUEUED = select(JobRow.number).where(JobRow.state == QUEUED).limit(1).offset(bindparam("before"))
+_ACTIVE = select(JobRow.number).where(JobRow.state.in_([QUEUED, RUNNING])).limit(1)
 
 
-def has_queued(connection: Connection) -> bool:
-    """Tell whether anything waits, without the writer's lock."""
-    return bool(connection.execute(_HAS_QUEUED, {"limit": 1}).scalar_one())
+def has_queued(connection: Connection, *, at_least: int = 1) -> bool:
+    """Tell whether so many jobs wait. The cost grows with the number of those that do."""
+    return connection.execute(_NTH_QUEUED, {"before": at_least - 1}).one_or_none() is not None
+
+
+def has_active(connection: Connection) -> bool:
+    """Tell whether any job waits or runs."""
+    return connection.execute(_ACTIVE).one_or_none() is not None
 
 
 def claim_jobs(connection: Connection, executor: str, limit: int, now: datetime) -> list[Job]:

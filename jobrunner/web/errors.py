@@ -23,6 +23,8 @@ STATUSES: Mapping[type[errors.JobrunnerError], tuple[int, str, str]] = {
     errors.JobNotEnded: (409, "not-ended", "The job has not ended"),
     errors.JobNotRunning: (409, "not-running", "The job is not running"),
     errors.Conflict: (409, "conflict", "Not possible in this state"),
+    errors.QueueFull: (503, "queue-full", "The queue is full"),
+    errors.Draining: (503, "draining", "No new jobs are taken"),
     errors.TooBusy: (503, "busy", "Too much to do at the moment"),
     errors.StorageFull: (507, "storage-full", "No space is left"),
     errors.StorageError: (503, "storage-unavailable", "The storage refuses"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobrunner.app import House
-from jobrunner.executor.process import COOKIE
+from jobrunner.executor.tree import COOKIE
 from tests.factories import make_config, make_house
 from tests.service import eventually
 

@@ -18,6 +18,7 @@ from jobrunner.app import House
 from jobrunner.clock import Now, utc_now
 from jobrunner.domain.job import Job
 from jobrunner.domain.states import JobState
+from jobrunner.ends import EndsFile
 from jobrunner.executor.pool import Executor
 from jobrunner.hints import Hint, Hints
 from jobrunner.locks import FileLock, is_locked
@@ -61,6 +62,9 @@ def make_executor(house: House, *, now: Now = utc_now, hints: Hints | None = Non
         stop_grace=settings.grace if settings.on_stop == "kill" else None,
         environment={"PATH": PATH},
         kill_leftovers=settings.kill_leftovers,
+        orphans=None,
+        drain=house.drain,
+        find_end=EndsFile(house.data_dir / "run" / "ends").find,
         reserve=Reserve(house.data_dir / "reserve"),
         now=now,
     )

@@ -14,16 +14,16 @@ import pytest
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import ErrorCode
 from jobrunner.executor.process import (
-    COOKIE,
     ChildProcess,
     SpawnError,
     StatusUnknown,
     adopt,
-    boot_id,
     find_by_cookie,
     identify,
     spawn,
 )
+from jobrunner.executor.tree import COOKIE
+from jobrunner.proc import boot_id
 from jobrunner.spool import JobStreams, ProcessRecord
 from tests.factories import is_dead
 from tests.process.running import open_descriptors
@@ -33,6 +33,10 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 RUNS_ON: tuple[str, ...] = ("/bin/sleep", "60")
 
 Spawn = Callable[..., ChildProcess]
+
+
+def no_end(_pid: int, _start_ticks: int) -> None:
+    """No supervisor has written anything down."""
 
 
 @pytest.fixture
@@ -296,7 +300,7 @@ def test_a_signal_reaches_the_whole_group(spawned: Spawn, tmp_path: Path) -> Non
 
 def test_an_adopted_process_is_watched_by_its_record(spawned: Spawn) -> None:
     child = spawned(*RUNS_ON)
-    adopted = adopt(identify(child), "a-job")
+    adopted = adopt(identify(child), no_end)
     assert adopted is not None
     try:
         assert adopted.exit_status() is None
@@ -321,7 +325,7 @@ def test_the_status_of_an_adopted_process_is_exact(
 ) -> None:
     """While its parent has not reaped it, and afterwards."""
     child = spawned("/bin/sh", "-c", f"while [ ! -e go ]; do sleep 0.01; done; {command}")
-    adopted = adopt(identify(child), "a-job")
+    adopted = adopt(identify(child), no_end)
     assert adopted is not None
     try:
         (tmp_path / "go").touch()
@@ -337,7 +341,7 @@ def test_a_zombie_can_be_adopted(spawned: Spawn) -> None:
     child = spawned("/bin/sh", "-c", "exit 9")
     assert has_ended(child)
 
-    adopted = adopt(identify(child), "a-job")
+    adopted = adopt(identify(child), no_end)
 
     assert adopted is not None
     assert adopted.exit_status() == ExitStatus(code=9)
@@ -350,19 +354,19 @@ def test_a_process_that_has_been_reaped_is_not_adopted(spawned: Spawn) -> None:
     assert has_ended(child)
     child.release()
 
-    assert adopt(record, "a-job") is None
+    assert adopt(record, no_end) is None
 
 
 def test_another_process_with_the_same_pid_is_not_adopted(spawned: Spawn) -> None:
     record = identify(spawned(*RUNS_ON))
 
-    assert adopt(record._replace(start_ticks=record.start_ticks - 1), "a-job") is None
+    assert adopt(record._replace(start_ticks=record.start_ticks - 1), no_end) is None
 
 
 def test_a_process_of_another_boot_is_not_adopted(spawned: Spawn) -> None:
     record = identify(spawned(*RUNS_ON))
 
-    assert adopt(record._replace(boot_id="00000000-0000-0000-0000-000000000000"), "a-job") is None
+    assert adopt(record._replace(boot_id="00000000-0000-0000-0000-000000000000"), no_end) is None
 
 
 def test_a_thread_that_has_got_the_pid_is_not_adopted() -> None:
@@ -372,7 +376,7 @@ def test_a_thread_that_has_got_the_pid_is_not_adopted() -> None:
     thread.start()
     try:
         assert thread.native_id is not None
-        assert adopt(ProcessRecord(thread.native_id, 1, boot_id()), "a-job") is None
+        assert adopt(ProcessRecord(thread.native_id, 1, boot_id()), no_end) is None
     finally:
         go.set()
         thread.join()
@@ -386,12 +390,13 @@ def test_the_status_of_a_process_that_became_another_users_is_not_guessed(spawne
     record = identify(child)
     looks = f"""
 import os
-from jobrunner.executor.process import StatusUnknown, adopt, boot_id
+from jobrunner.executor.process import StatusUnknown, adopt
+from jobrunner.proc import boot_id
 from jobrunner.spool import ProcessRecord
 boot_id()  # what Python needs for it may be nobody else's to read
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
-adopted = adopt(ProcessRecord({record.pid}, {record.start_ticks}, "{record.boot_id}"), "a-job")
+adopted = adopt(ProcessRecord({record.pid}, {record.start_ticks}, "{record.boot_id}"), lambda *_: None)
 try:
     print(adopted.exit_status())
 except StatusUnknown:
@@ -407,7 +412,7 @@ except StatusUnknown:
 def test_the_status_is_unknown_where_the_kernel_does_not_tell(spawned: Spawn) -> None:
     """As on Linux before 6.15: a descriptor that does not know PIDFD_GET_INFO, of a process that is gone."""
     child = spawned(*RUNS_ON)
-    adopted = adopt(identify(child), "a-job")
+    adopted = adopt(identify(child), no_end)
     assert adopted is not None
     os.close(adopted.pidfd)
     adopted.pidfd, outbox = os.pipe()
@@ -418,6 +423,23 @@ def test_the_status_is_unknown_where_the_kernel_does_not_tell(spawned: Spawn) ->
 
     with pytest.raises(StatusUnknown):
         adopted.exit_status()
+    adopted.release()
+
+
+def test_where_the_kernel_does_not_tell_the_supervisor_may(spawned: Spawn) -> None:
+    child = spawned(*RUNS_ON)
+    record = identify(child)
+    written = {(record.pid, record.start_ticks): 9 << 8}
+    adopted = adopt(record, lambda pid, start_ticks: written.get((pid, start_ticks)))
+    assert adopted is not None
+    os.close(adopted.pidfd)
+    adopted.pidfd, outbox = os.pipe()
+    os.close(outbox)
+    child.signal_group(signal.SIGKILL)
+    assert has_ended(child)
+    child.release()
+
+    assert adopted.exit_status() == ExitStatus(code=9)
     adopted.release()
 
 

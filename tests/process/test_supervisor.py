@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from jobrunner.locks import FileLock
 from tests.conftest import StartService
 from tests.factories import children_of, is_dead
 from tests.process.running import is_alive
@@ -30,9 +32,14 @@ def command_line(pid: int) -> str:
 
 def child(service: Service, word: str) -> int:
     """Return the pid of the child that has this word in its command line."""
-    found = [pid for pid in children_of(service.pid) if command_line(pid).split()[-1] == word]
+    found = children_with(service, word)
     assert len(found) == 1, [command_line(pid) for pid in children_of(service.pid)]
     return found[0]
+
+
+def children_with(service: Service, word: str) -> list[int]:
+    """Return the pids of the children that have this word in their command line."""
+    return [pid for pid in children_of(service.pid) if command_line(pid).split()[-1:] == [word]]
 
 
 def own_processes(service: Service) -> list[int]:
@@ -160,19 +167,228 @@ def test_clients_that_wait_do_not_hold_up_the_end(start_service: StartService) -
 # ── processes that die ──
 
 
+def submissions(service: Service, stop: threading.Event) -> list[int]:
+    """Submit until told to stop, on a new connection each time; return the statuses, 0 for none."""
+    statuses = []
+    headers = {**service.http.headers, "Connection": "close"}
+    deadline = time.monotonic() + 60
+    while not stop.is_set() and time.monotonic() < deadline:
+        try:
+            answer = requests.post(f"{service.url}/v1/jobs", json={"argv": ["true"]}, headers=headers, timeout=30)
+            statuses.append(answer.status_code)
+        except requests.ConnectionError:
+            statuses.append(0)
+        time.sleep(0.01)
+    return statuses
+
+
 @pytest.mark.parametrize("word", ["executor", "web"])
-def test_the_service_ends_when_one_of_its_processes_dies(start_service: StartService, word: str) -> None:
-    """All of it, so that it can be started again; the client's idle connection delays nothing."""
+def test_a_process_that_dies_is_started_again_and_no_submission_is_refused(
+    start_service: StartService, word: str
+) -> None:
     service = start_service()
-    own = own_processes(service)
-    _, pid = running_job(service)
+    job, pid = running_job(service, f"{GATED}; exit 18")
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        submitted = pool.submit(submissions, service, stop)
+        before = child(service, word)
 
-    os.kill(child(service, word), signal.SIGKILL)
+        os.kill(before, signal.SIGKILL)
 
-    assert ended(service, within=15) == 1
-    assert eventually(lambda: all(is_dead(each) for each in own), within=5), [command_line(each) for each in own]
+        assert eventually(lambda: is_dead(before))
+        assert eventually(lambda: children_with(service, word) not in ([], [before]), within=10)
+        service.http.close()
+        assert eventually(lambda: service.get("/readyz").ok, within=10)
+        time.sleep(0.5)
+        stop.set()
+        statuses = submitted.result(60)
+
+    # What was in a worker when it was killed has no answer; nothing was refused.
+    assert set(statuses) <= {202, 0}
+    assert statuses.count(0) <= 1
     assert is_alive(pid)
-    assert f"the {word} process has ended" in service.log.read_text()
+    (scratch(service, job) / "go").touch()
+    assert service.wait(job["id"])["exit_code"] == 18
+    assert f"the {word} process has ended with signal 9" in service.log.read_text()
+
+
+def test_the_ends_of_jobs_while_no_executor_runs_are_exact(start_service: StartService) -> None:
+    """The supervisor reaps them and writes it down; the next executor reads it."""
+    service = start_service()
+    jobs = [running_job(service, f"{GATED}; {how}") for how in ("exit 33", "kill -SEGV $$", "exit 0")]
+    executor = child(service, "executor")
+    # It can't be started again while we hold its lock.
+    lock = FileLock(service.data_dir / "executor.lock")
+    os.kill(executor, signal.SIGKILL)
+    assert eventually(lambda: lock.acquire(wait=False))
+    for job, _ in jobs:
+        (scratch(service, job) / "go").touch()
+    for _, pid in jobs:
+        assert eventually(lambda: not Path(f"/proc/{pid}").exists())  # noqa: B023 reaped, not only dead
+
+    lock.release()
+
+    ended = [service.wait(job["id"]) for job, _ in jobs]
+    assert [(job["exit_code"], job["signal"]) for job in ended] == [(33, None), (None, "SIGSEGV"), (0, None)]
+
+
+def test_an_executor_that_dies_again_and_again_is_started_ever_later(start_service: StartService) -> None:
+    service = start_service()
+    for _ in range(3):
+        assert eventually(lambda: children_with(service, "executor") != [], within=10)
+        os.kill(child(service, "executor"), signal.SIGKILL)
+        assert eventually(lambda: children_with(service, "executor") == [])
+
+    for delay in ("0.2", "0.4", "0.8"):
+        assert eventually(lambda: f"starting it again in {delay} s" in service.log.read_text())  # noqa: B023
+
+
+def test_what_can_not_be_started_ends_the_service(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    (data_dir / "jobrunner.db").write_bytes(b"this is no database" * 100)
+    service = Service(data_dir)
+    done = subprocess.run(
+        service.command, cwd=ROOT, env=service.environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    service.http.close()
+
+    assert done.returncode == 1
+    assert "file is not a database" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# ── new code and new settings ──
+
+
+def test_a_reload_replaces_all_processes_and_disturbs_nobody(start_service: StartService) -> None:
+    service = start_service()
+    job, pid = running_job(service, f"{GATED}; exit 24")
+    supervisor = service.pid
+    before = own_processes(service)
+    stop = threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        submitted = pool.submit(submissions, service, stop)
+        for _ in range(2):
+            old = {child(service, word) for word in ("executor", "web")}
+            os.kill(supervisor, signal.SIGHUP)
+            assert eventually(lambda: all(is_dead(each) for each in old), within=20)  # noqa: B023
+            assert eventually(lambda: {len(children_with(service, word)) for word in ("executor", "web")} == {1})
+        stop.set()
+        statuses = submitted.result(60)
+
+    assert set(statuses) == {202}
+    assert len(statuses) > 20
+    assert eventually(lambda: service.log.read_text().count("supervisor took over") == 2), service.log.read_text()
+    assert not set(own_processes(service)[1:]) & set(before[1:])
+    assert is_alive(pid)
+    (scratch(service, job) / "go").touch()
+    assert service.wait(job["id"])["exit_code"] == 24
+    assert eventually(lambda: service.get("/v1/jobs?state=active").json()["jobs"] == [])
+    assert service.stop() == 0
+
+
+def test_a_reload_takes_new_settings(start_service: StartService, tmp_path: Path) -> None:
+    settings = tmp_path / "jobrunner.ini"
+    settings.write_text("[executor]\nmax_timeout = 100\ndefault_timeout = 50\n")
+    command = (sys.executable, "-m", "jobrunner", "--config", str(settings), "serve")
+    service = start_service(command=command)
+    assert service.post("/v1/jobs", {"command": "true", "timeout": 200}).status_code == 422
+
+    settings.write_text("[executor]\nmax_timeout = 300\ndefault_timeout = 50\n")
+    os.kill(service.pid, signal.SIGHUP)
+
+    assert eventually(
+        lambda: service.post("/v1/jobs", {"command": "true", "timeout": 200}).status_code == 202, within=20
+    )
+    assert eventually(lambda: "supervisor took over" in service.log.read_text(), within=20)
+    settings.write_text("[executor]\nmax_timeout = nonsense\n")
+    os.kill(service.pid, signal.SIGHUP)
+    assert eventually(lambda: "not reloaded, all goes on as before" in service.log.read_text())
+    assert service.run(command="true", timeout=200)["state"] == "succeeded"
+
+
+def test_a_request_in_flight_is_answered_by_the_worker_that_leaves(start_service: StartService) -> None:
+    service = start_service()
+    body = b'{"argv": ["true"]}'
+    head = (
+        f"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {service.token}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", service.port)) as client:
+        client.sendall(head.encode() + body[:5])
+        time.sleep(0.2)  # a thread has it
+        old = child(service, "web")
+        os.kill(service.pid, signal.SIGHUP)
+        assert eventually(lambda: len(children_with(service, "web")) == 2)
+        client.sendall(body[5:])
+        answer = client.recv(65536)
+
+    assert answer.startswith(b"HTTP/1.1 202")
+    assert eventually(lambda: is_dead(old), within=20)
+
+
+# ── drain ──
+
+
+@pytest.mark.parametrize("how", ["signal", "command"])
+def test_a_drain_runs_what_is_there_and_ends_with_the_last(start_service: StartService, how: str) -> None:
+    service = start_service({"executor": {"max_running": 1}})
+    running, _ = running_job(service, f"{GATED}; exit 3")
+    queued = service.submit(command="exit 4")
+
+    if how == "signal":
+        os.kill(service.pid, signal.SIGUSR1)
+    else:
+        done = subprocess.run(
+            [sys.executable, "-m", "jobrunner", "drain"], cwd=ROOT, env=service.environment, check=False, timeout=30
+        )
+        assert done.returncode == 0
+
+    assert eventually(lambda: service.get("/readyz").status_code == 503)
+    assert "drained" in service.get("/readyz").json()["checks"]["drain"]
+    refused = service.post("/v1/jobs", {"command": "true"})
+    assert (refused.status_code, refused.json()["type"]) == (503, "/problems/draining")
+    assert int(refused.headers["Retry-After"]) > 0
+    assert service.get(f"/v1/jobs/{queued['id']}").json()["state"] == "queued"
+    (scratch(service, running) / "go").touch()
+    assert ended(service, within=15) == 0
+
+    again = start_service(data_dir=service.data_dir)
+    assert [again.get(f"/v1/jobs/{job['id']}").json()["exit_code"] for job in (running, queued)] == [3, 4]
+    assert again.run(command="true")["state"] == "succeeded"
+
+
+# ── what is told to systemd ──
+
+
+def test_systemd_is_told_what_happens(start_service: StartService, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox:
+        inbox.bind(str(tmp_path / "notify"))
+        inbox.settimeout(20)
+        service = Service(tmp_path / "data")
+        environ = {**service.environment, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
+        with service.log.open("ab") as log:
+            started = subprocess.Popen(service.command, cwd=ROOT, env=environ, stdout=log, stderr=log)
+
+        def hear(word: str) -> None:
+            while word not in inbox.recv(4096).decode().splitlines():
+                pass
+
+        try:
+            hear("READY=1")
+            assert service.get("/readyz").ok
+            hear("WATCHDOG=1")
+            started.send_signal(signal.SIGHUP)
+            hear("RELOADING=1")
+            hear("READY=1")
+            started.terminate()
+            hear("STOPPING=1")
+            assert started.wait(15) == 0
+        finally:
+            started.kill()
+            started.wait()
+            service.http.close()
 
 
 def test_nothing_but_jobs_survives_the_supervisor(start_service: StartService) -> None:
