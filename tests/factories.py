@@ -46,7 +46,7 @@ def argv(*words: str, **members: Any) -> Submission:
 
 def make_job(house: House, asked: Submission | None = None, **members: Any) -> Job:
     """Queue a job in this house, ``true`` if nothing else is asked for."""
-    return house.jobs.submit(asked or argv("true", **members), CALLER)
+    return house.jobs.submit(asked or argv("true", **members), CALLER).job
 
 
 @contextmanager

@@ -13,6 +13,7 @@
     ├── Conflict                 right in itself, but not in this state
     │   ├── JobNotEnded
     │   ├── JobNotRunning
+    │   ├── NameInUse
     │   └── TokenExists
     ├── TooBusy                  a bound is reached; try again later
     │   ├── QueueFull
@@ -126,6 +127,18 @@ class JobNotRunning(Conflict):
 
     def __init__(self, state: str) -> None:
         super().__init__(f"the job is not running, it is {state}")
+
+
+class NameInUse(Conflict):
+    """The job wants its name for itself, and another one has it.
+
+    Attributes:
+        job_id: the other's; None when the caller may not see it.
+    """
+
+    def __init__(self, name: str, job_id: str | None) -> None:
+        super().__init__(f"a job named {name!r} is queued or running, and this one is exclusive")
+        self.job_id = job_id
 
 
 class TokenExists(Conflict):

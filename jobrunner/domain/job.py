@@ -26,6 +26,19 @@ class ErrorCode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """What a client has given a submission so that a repeat starts nothing.
+
+    Attributes:
+        text: the key; each owner has keys of their own.
+        fingerprint: the same for two submissions that ask for the same.
+    """
+
+    text: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
 class JobError:
     """What went wrong around a job, with the system's own words."""
 

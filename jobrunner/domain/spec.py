@@ -74,6 +74,7 @@ class JobSpec:
             job starts, so that its path is put in front then: see `command_line`.
         env: added to the base environment.
         cwd: None is the job's scratch directory; a relative path starts there.
+        exclusive: not accepted while another job of its name is queued or running.
         merge_stderr: one stream for both, in the kernel's order.
         timeout: seconds that the job may run.
         grace: seconds between SIGTERM and SIGKILL.
@@ -88,6 +89,7 @@ class JobSpec:
     cwd: str | None = None
     merge_stderr: bool = False
     name: str | None = None
+    exclusive: bool = False
     priority: Priority = Priority.NORMAL
     labels: Mapping[str, str] = field(default_factory=dict)
     inputs: tuple[InputInfo, ...] = ()
@@ -121,6 +123,8 @@ class JobSpec:
         yield from _env_problems(self.env)
         yield from _cwd_problems(self.cwd)
         yield from _label_problems(self.labels)
+        if self.exclusive and self.name is None:
+            yield Problem("#/exclusive", "needs a name: it is the name that is exclusive")
         if self.name is not None and not 1 <= len(self.name) <= NAME_MAX:
             yield Problem("#/name", f"must have 1 to {NAME_MAX} characters")
         if self.name is not None and _has_control(self.name):
@@ -151,6 +155,7 @@ class JobSpec:
             "env": dict(self.env),
             "cwd": self.cwd,
             "merge_stderr": self.merge_stderr,
+            "exclusive": self.exclusive,
             "labels": dict(self.labels),
             "inputs": [[info.kind.value, info.name, info.size] for info in self.inputs],
         }
@@ -166,6 +171,7 @@ class JobSpec:
             env=data["env"],
             cwd=data["cwd"],
             merge_stderr=data["merge_stderr"],
+            exclusive=data.get("exclusive", False),  # not in rows of 0.1
             name=name,
             priority=priority,
             labels=data["labels"],

@@ -6,7 +6,7 @@ from typing import Any
 from jobrunner.domain.exitstatus import signal_name
 from jobrunner.domain.job import CancelRequest, Job
 from jobrunner.domain.spec import InputKind
-from jobrunner.service.jobs import JobService
+from jobrunner.service.jobs import JobService, Plan
 from jobrunner.spool import Stream
 
 TEXT_MOST = 1 << 20
@@ -38,6 +38,7 @@ def render_job(job: Job, jobs: JobService, *, include_output: bool = False) -> d
         "api": job.api,
         "state": job.state.value,
         "priority": spec.priority.value,
+        "exclusive": spec.exclusive,
         "steps": [_render_step(job, jobs, exit_code, signal)],
         "exit_code": exit_code,
         "signal": signal,
@@ -55,6 +56,19 @@ def render_job(job: Job, jobs: JobService, *, include_output: bool = False) -> d
         "stdout": _render_stream(job, jobs, Stream.STDOUT, include_text=include_output),
         "stderr": _render_stream(job, jobs, Stream.STDERR, include_text=include_output),
         "cancel": _render_cancel(job, job.cancel) if job.cancel else None,
+    }
+
+
+def render_plan(plan: Plan) -> dict[str, Any]:
+    """Make the answer to a dry run; ``SOURCE`` and ``cwd`` null stand for places that only a real job has."""
+    spec = plan.spec
+    return {
+        "argv": spec.command_line("SOURCE"),
+        "cwd": spec.cwd,
+        "env_names": sorted(spec.env),
+        "timeout": spec.timeout,
+        "grace": spec.grace,
+        "rule": plan.rule,
     }
 
 

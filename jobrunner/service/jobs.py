@@ -9,7 +9,7 @@ from jobrunner.clock import Now
 from jobrunner.domain.errors import InvalidRequest, JobNotEnded, JobNotFound, JobNotRunning
 from jobrunner.domain.exitstatus import parse_signal
 from jobrunner.domain.ids import make_job_id
-from jobrunner.domain.job import CancelRequest, Job, JobFilter, JobPage, NewJob
+from jobrunner.domain.job import CancelRequest, IdempotencyKey, Job, JobFilter, JobPage, NewJob
 from jobrunner.domain.spec import Input, JobSpec
 from jobrunner.domain.states import JobState
 from jobrunner.hints import Hint, Hints
@@ -29,6 +29,26 @@ class CancelAsked:
 
     signal: str | None = None
     grace: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a submission.
+
+    Attributes:
+        is_repeat: nothing was started; the job is the one that the first submission with this key has made.
+    """
+
+    job: Job
+    is_repeat: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a submission would run, and the rule that allows it."""
+
+    spec: JobSpec
+    rule: str
 
 
 class JobService:
@@ -60,58 +80,86 @@ class JobService:
         self._admission = admission
         self._now = now
 
-    def submit(self, asked: Submission, caller: Caller, *, wait: float = 0) -> Job:
+    def submit(
+        self, asked: Submission, caller: Caller, *, wait: float = 0, key: IdempotencyKey | None = None
+    ) -> Accepted:
         """Queue a job; it is durable when this returns.
 
         Args:
             asked: what to run.
             caller: who asks; the job will be theirs.
             wait: seconds to wait for its end.
+            key: a repeat with the same key starts nothing, and is answered with the job of the first.
 
         Raises:
             InvalidRequest: with everything that is wrong.
             ShellNotAllowed: policy refuses.
+            NameInUse: it is exclusive, and another job has its name.
             TooBusy: too many wait already, the queue is full, or the service is drained; nothing was stored.
             StorageError: nothing was stored.
         """
         spec, inputs = self._specs.make(asked)
-        return self._add(spec, inputs, caller, wait)
+        return self._add(spec, inputs, caller, wait, key)
 
-    def rerun(self, reference: str, caller: Caller, *, wait: float = 0) -> Job:
+    def rerun(self, reference: str, caller: Caller, *, wait: float = 0, key: IdempotencyKey | None = None) -> Accepted:
         """Queue a new job with the specification and inputs of another; as `submit`.
 
         Raises:
             JobNotFound: there is none to see.
             InvalidRequest, ShellNotAllowed: it would not be accepted today.
-            TooBusy, StorageError: nothing was stored.
+            NameInUse, TooBusy, StorageError: nothing was stored.
         """
         with self._database.read() as connection:
             job = self._access.job_for(connection, reference, caller)
             inputs = store.load_inputs(connection, job.number)
         self._specs.check(job.spec)
-        return self._add(job.spec, inputs, caller, wait)
+        return self._add(job.spec, inputs, caller, wait, key)
 
-    def _add(self, spec: JobSpec, inputs: list[Input], caller: Caller, wait: float) -> Job:
-        self._admission.check()
+    def plan(self, asked: Submission, caller: Caller) -> Plan:
+        """Say what a submission would run, or refuse it as `submit` would; nothing is stored.
+
+        Raises:
+            InvalidRequest, ShellNotAllowed, NameInUse, TooBusy, StorageError: as `submit`.
+        """
+        del caller  # every token is an administrator's
+        spec, _ = self._specs.make(asked)
+        with self._database.read() as connection:
+            self._admission.check(connection, spec)
+        return Plan(spec, self._specs.rule(spec))
+
+    def _add(
+        self, spec: JobSpec, inputs: list[Input], caller: Caller, wait: float, key: IdempotencyKey | None
+    ) -> Accepted:
         now = self._now()
         new = NewJob(
             id=make_job_id(int(now.timestamp() * 1000)), owner=caller.name, api=self._api, created_at=now, spec=spec
         )
         if wait <= 0:
-            return self._store(new, inputs)
+            return self._store(new, inputs, caller, key)
         # The seat comes first: a client that was refused for want of one must
         # not have started anything.
         with self._waiters.listen(new.id) as listener:
-            return self._await(listener, self._store(new, inputs), caller, wait)
+            accepted = self._store(new, inputs, caller, key)
+            if not accepted.is_repeat:
+                return Accepted(self._await(listener, accepted.job, caller, wait))
+        return Accepted(self.wait(accepted.job, caller, wait), is_repeat=True)
 
-    def _store(self, new: NewJob, inputs: list[Input]) -> Job:
-        def add(connection: Connection) -> Job:
-            self._admission.check_in(connection)
-            return store.add_job(connection, new, inputs)
+    def _store(self, new: NewJob, inputs: list[Input], caller: Caller, key: IdempotencyKey | None) -> Accepted:
+        def add(connection: Connection) -> Accepted:
+            if key is not None:
+                number = self._admission.find_repeated(connection, caller.name, key)
+                if number is not None:
+                    return Accepted(self._access.job_for(connection, str(number), caller), is_repeat=True)
+            self._admission.check(connection, new.spec)
+            job = store.add_job(connection, new, inputs)
+            if key is not None:
+                self._admission.remember(connection, caller.name, key, job.number)
+            return Accepted(job)
 
-        job = self._database.write_together(add, durable=True)
-        self._hints.wake_executor(Hint.QUEUED)
-        return job
+        accepted = self._database.write_together(add, durable=True)
+        if not accepted.is_repeat:
+            self._hints.wake_executor(Hint.QUEUED)
+        return accepted
 
     def get(self, reference: str, caller: Caller) -> Job:
         """Look a job up.

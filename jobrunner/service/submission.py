@@ -33,6 +33,7 @@ class Submission:
     timeout: float | None = None
     grace: float | None = None
     name: str | None = None
+    exclusive: bool = False
     priority: Priority = Priority.NORMAL
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -64,6 +65,7 @@ class SpecMaker:
             cwd=asked.cwd,
             merge_stderr=asked.merge_stderr,
             name=asked.name,
+            exclusive=asked.exclusive,
             priority=asked.priority,
             labels=asked.labels,
             inputs=tuple(InputInfo(given.kind, given.name, len(given.content)) for given in inputs),
@@ -97,6 +99,14 @@ class SpecMaker:
         self._check_policy(spec.kind)
         if problems := self._limit_problems(spec.timeout, spec.grace):
             raise InvalidRequest(problems)
+
+    def rule(self, spec: JobSpec) -> str:
+        """Name the rule that allows a job, in the words of the configuration."""
+        if spec.kind is StepKind.SCRIPT:
+            return "catalogue: scripts in [storage] scripts_dir"
+        if spec.kind.needs_shell:
+            return "[policy] allow_shell = yes"
+        return "every program is allowed"
 
     def _check_policy(self, kind: StepKind) -> None:
         if kind.needs_shell and not self._policy.allow_shell:

@@ -215,6 +215,20 @@ def has_queued(connection: Connection, *, at_least: int = 1) -> bool:
     return connection.execute(_NTH_QUEUED, {"before": at_least - 1}).one_or_none() is not None
 
 
+_ACTIVE_NAME = (
+    select(JobRow.id)
+    .where(JobRow.name == bindparam("name"), JobRow.name.is_not(None), JobRow.finished_at.is_(None))
+    .order_by(JobRow.number)
+    .limit(1)
+)
+
+
+def find_active_name(connection: Connection, name: str) -> str | None:
+    """Return the id of the first job of this name that has not ended."""
+    found: str | None = connection.execute(_ACTIVE_NAME, {"name": name}).scalar_one_or_none()
+    return found
+
+
 def has_active(connection: Connection) -> bool:
     """Tell whether any job waits or runs."""
     return connection.execute(_ACTIVE).one_or_none() is not None

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Index,
     LargeBinary,
     MetaData,
+    and_,
     literal_column,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -93,6 +94,8 @@ Index("ix_job_state", _JOB.state, _JOB.number, _JOB.disk_bytes)
 Index("ix_job_owner", _JOB.owner, _JOB.number)
 Index("ix_job_created", _JOB.created_at, _JOB.number)
 _partial("ix_job_name", _JOB.name, _JOB.number, where=_JOB.name.is_not(None))
+# For exclusive names: at most as long as there are jobs that have not ended.
+_partial("ix_job_active_name", _JOB.name, _JOB.number, where=and_(_JOB.name.is_not(None), _JOB.finished_at.is_(None)))
 
 
 class LabelRow(Base):
@@ -116,6 +119,22 @@ class InputRow(Base):
     kind: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(primary_key=True)
     content: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class IdempotencyKeyRow(Base):
+    """A key that a client has given a submission, so that a repeat starts nothing; gone with its job.
+
+    ``fingerprint`` tells whether the repeat asks for the same.
+    """
+
+    __tablename__ = "idempotency_key"
+
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    number: Mapped[int] = mapped_column(ForeignKey("job.number", ondelete="CASCADE"), index=True)
+
+    __table_args__ = ({"sqlite_with_rowid": False},)
 
 
 class SignalRow(Base):

@@ -21,6 +21,7 @@ STATUSES: Mapping[type[errors.JobrunnerError], tuple[int, str, str]] = {
     errors.Unauthenticated: (401, "unauthorized", "A token is needed"),
     errors.NotFound: (404, "not-found", "Not found"),
     errors.JobNotEnded: (409, "not-ended", "The job has not ended"),
+    errors.NameInUse: (409, "name-in-use", "Another job has this name"),
     errors.JobNotRunning: (409, "not-running", "The job is not running"),
     errors.Conflict: (409, "conflict", "Not possible in this state"),
     errors.QueueFull: (503, "queue-full", "The queue is full"),
@@ -69,6 +70,8 @@ def render_error(error: errors.JobrunnerError) -> Response:
     members: dict[str, Any] = {}
     if isinstance(error, errors.InvalidRequest):
         members["errors"] = [{"pointer": found.pointer, "detail": found.detail} for found in error.problems]
+    if isinstance(error, errors.NameInUse) and error.job_id is not None:
+        members["job_id"] = error.job_id
     if isinstance(error, errors.TooBusy):
         members["retry_after"] = error.retry_after
     if status >= 500 and not isinstance(error, errors.TooBusy):

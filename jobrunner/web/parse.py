@@ -2,7 +2,9 @@
 
 import base64
 import binascii
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -12,7 +14,11 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMe
 from werkzeug.http import parse_dict_header
 
 from jobrunner.domain.errors import InvalidRequest, Problem
+from jobrunner.domain.job import IdempotencyKey
 from jobrunner.domain.spec import escape_pointer
+
+KEY_MAX = 255
+"""Most characters of an idempotency key."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -80,6 +86,24 @@ def parse_wait(asked: float | None, most: float) -> float | None:
         # A preference that makes no sense is ignored, as the RFC has it.
         asked = float(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 10 else None
     return min(asked, most) if asked is not None else None
+
+
+def parse_idempotency_key(asked: Callable[[], object]) -> IdempotencyKey | None:
+    """Return the ``Idempotency-Key`` of the current request: a quoted string, or the bare text many clients send.
+
+    Args:
+        asked: returns what was asked for, as JSON has it; called only when there is a key.
+
+    Raises:
+        InvalidRequest: it is empty, too long, or no text that can be a key.
+    """
+    given = request.headers.get("Idempotency-Key")
+    if given is None:
+        return None
+    text = given[1:-1] if len(given) >= 2 and given[0] == given[-1] == '"' else given
+    if not 1 <= len(text) <= KEY_MAX or not text.isascii() or not text.isprintable():
+        raise InvalidRequest.at("Idempotency-Key", f"must be 1 to {KEY_MAX} printable ASCII characters")
+    return IdempotencyKey(text, hashlib.sha256(json.dumps(asked(), sort_keys=True).encode()).hexdigest())
 
 
 def decode_content(value: object) -> bytes:

@@ -49,7 +49,7 @@ def every_number(house: House) -> list[int]:
 
 
 def test_a_submitted_job_is_queued_under_the_name_of_its_caller(house: House) -> None:
-    job = house.jobs.submit(argv("true"), Caller("ann"))
+    job = house.jobs.submit(argv("true"), Caller("ann")).job
 
     assert (job.state, job.owner, job.api, job.number) == (JobState.QUEUED, "ann", "v1", 1)
     assert UUID(job.id).version == 7
@@ -183,10 +183,10 @@ def test_only_a_running_job_takes_a_signal(house: House) -> None:
 def test_a_rerun_is_a_new_job_of_the_same_specification_and_inputs(house: House) -> None:
     job = house.jobs.submit(
         shell("cat", stdin=b"\xff", files={"a": b"b"}, labels={"k": "v"}, name="n", env={"A": "b"}), Caller("ann")
-    )
+    ).job
     house.jobs.cancel(job.id, CALLER, CancelAsked())
 
-    again = house.jobs.rerun(job.id, Caller("bob"))
+    again = house.jobs.rerun(job.id, Caller("bob")).job
 
     assert (again.number, again.owner, again.state) == (2, "bob", JobState.QUEUED)
     assert again.spec == job.spec
@@ -197,11 +197,11 @@ def test_a_rerun_is_a_new_job_of_the_same_specification_and_inputs(house: House)
 
 def test_a_rerun_of_a_deleted_job_s_rerun_still_has_the_inputs(house: House) -> None:
     job = make_job(house, argv("cat", stdin=b"in"))
-    again = house.jobs.rerun(job.id, CALLER)
+    again = house.jobs.rerun(job.id, CALLER).job
     house.jobs.cancel(job.id, CALLER, CancelAsked())
     house.jobs.delete(job.id, CALLER, force=False, patience=0)
 
-    third = house.jobs.rerun(again.id, CALLER)
+    third = house.jobs.rerun(again.id, CALLER).job
 
     with house.database.read() as connection:
         assert [given.content for given in store.load_inputs(connection, third.number)] == [b"in"]
@@ -366,7 +366,7 @@ def test_a_deletion_that_may_not_wait_kills_nothing(data_dir: Path) -> None:
 
 def test_a_submission_can_wait_for_its_end(house: House) -> None:
     with running_executor(house):
-        ended = house.jobs.submit(shell("echo hello; exit 3"), CALLER, wait=30)
+        ended = house.jobs.submit(shell("echo hello; exit 3"), CALLER, wait=30).job
 
     assert ended.state is JobState.FAILED
     assert house.jobs.read_output(ended, Stream.STDOUT, 0, 100) == b"hello\n"
@@ -378,7 +378,7 @@ def test_a_submission_can_wait_for_its_end(house: House) -> None:
 def test_a_job_that_leaves_a_deep_tree_keeps_its_exit_status(house: House) -> None:
     nest = "import os\nfor _ in range(30): os.mkdir('d' * 200), os.chdir('d' * 200)\nos._exit(3)"
     with running_executor(house):
-        ended = house.jobs.submit(argv(sys.executable, "-c", nest), CALLER, wait=30)
+        ended = house.jobs.submit(argv(sys.executable, "-c", nest), CALLER, wait=30).job
 
     assert ended.state is JobState.FAILED, ended.error
     assert ended.status is not None

@@ -33,6 +33,7 @@ class ProblemDocument(Document):
     errors: list[ProblemDetail] | None = None
     retry_after: int | None = None
     checks: dict[str, str | None] | None = None
+    job_id: str | None = None
 
 
 class StepDocument(Document):
@@ -48,6 +49,17 @@ class StepDocument(Document):
     signal: str | None
     started_at: datetime | None
     finished_at: datetime | None
+
+
+class PlanDocument(Document):
+    """What a submission would run: the answer to a dry run."""
+
+    argv: list[str]
+    cwd: str | None
+    env_names: list[str]
+    timeout: float
+    grace: float
+    rule: str
 
 
 class ErrorDocument(Document):
@@ -106,6 +118,7 @@ class JobDocument(Document):
     api: str
     state: JobState
     priority: Literal["low", "normal", "high"]
+    exclusive: bool
     steps: list[StepDocument]
     exit_code: int | None
     signal: str | None

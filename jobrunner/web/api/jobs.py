@@ -7,13 +7,14 @@ from urllib.parse import urlencode
 from flask import Response, request
 
 from jobrunner.domain.errors import InvalidRequest
-from jobrunner.domain.job import Job, JobFilter
+from jobrunner.domain.job import JobFilter
 from jobrunner.domain.states import ACTIVE, ENDED, JobState
-from jobrunner.service.document import job_path, render_job
+from jobrunner.service.document import job_path, render_job, render_plan
+from jobrunner.service.jobs import Accepted
 from jobrunner.web.api.blueprint import ApiBlueprint
 from jobrunner.web.api.documents import JobDocument, JobListDocument, ProblemDocument
-from jobrunner.web.api.schema import DeleteQuery, JobPath, JobQuery, ListQuery, Submission, SubmitQuery
-from jobrunner.web.parse import parse_wait
+from jobrunner.web.api.schema import DeleteQuery, JobPath, JobQuery, ListQuery, RerunQuery, Submission, SubmitQuery
+from jobrunner.web.parse import parse_idempotency_key, parse_wait
 from jobrunner.web.render import conditional, job_response, json_response
 from jobrunner.web.services import caller, services
 
@@ -27,22 +28,32 @@ _STATE_GROUPS = {"active": ACTIVE, "ended": ENDED}
 
 @bp.post("", responses={202: JobDocument, 200: JobDocument})
 def submit(query: SubmitQuery, body: Submission) -> Response:
-    """Submit a job. 202 once it is durable; with `Prefer: wait=N`, 200 if it ended within N seconds."""
+    """Submit a job. 202 once it is durable; with `Prefer: wait=N`, 200 if it ended within N seconds.
+
+    With `Idempotency-Key` a repeat starts nothing. With `dry_run` the answer is a plan.
+    """
+    if query.dry_run:
+        return json_response(render_plan(services().jobs.plan(body.to_domain(), caller())))
     seconds = _waiting_time(query.wait)
-    return _accepted(services().jobs.submit(body.to_domain(), caller(), wait=seconds or 0), seconds)
+    key = parse_idempotency_key(lambda: body.model_dump(mode="json"))
+    return _answer(services().jobs.submit(body.to_domain(), caller(), wait=seconds or 0, key=key), seconds)
 
 
 @bp.post("/<job_id>/rerun", responses={202: JobDocument, 200: JobDocument})
-def rerun(path: JobPath, query: SubmitQuery) -> Response:
+def rerun(path: JobPath, query: RerunQuery) -> Response:
     """Submit a new job of the same specification. Answers as a submission does."""
     seconds = _waiting_time(query.wait)
-    return _accepted(services().jobs.rerun(path.job_id, caller(), wait=seconds or 0), seconds)
+    key = parse_idempotency_key(lambda: ["rerun", path.job_id])
+    return _answer(services().jobs.rerun(path.job_id, caller(), wait=seconds or 0, key=key), seconds)
 
 
-def _accepted(job: Job, seconds: float | None) -> Response:
+def _answer(accepted: Accepted, seconds: float | None) -> Response:
+    job = accepted.job
     ended = job.state.is_ended
     response = job_response(job, 200 if ended else 202, include_output=ended)
     response.headers["Location"] = job_path(job)
+    if accepted.is_repeat:
+        response.headers["Idempotency-Replayed"] = "true"
     return _applied(response, seconds)
 
 

@@ -51,7 +51,8 @@ Seconds = Annotated[FiniteFloat, Field(json_schema_extra={"minimum": 0})]
 class Body(BaseModel):
     """A request body: members are exactly those named, of exactly these types."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    # Bytes are written as base64 for the fingerprint of an idempotency key.
+    model_config = ConfigDict(extra="forbid", strict=True, ser_json_bytes="base64")
 
 
 class Query(BaseModel):
@@ -84,6 +85,7 @@ class Submission(Body):
     )
     grace: Seconds | None = Field(None, description="seconds between SIGTERM and SIGKILL")
     name: Name | None = Field(None, description="for people")
+    exclusive: bool = Field(False, description="409 while a job of this name is queued or running")
     priority: Literal["low", "normal", "high"] = Field(
         "normal", description="strict order; first in, first out within one"
     )
@@ -123,6 +125,7 @@ class Submission(Body):
             timeout=self.timeout,
             grace=self.grace,
             name=self.name,
+            exclusive=self.exclusive,
             priority=Priority(self.priority),
             labels=self.labels,
         )
@@ -162,10 +165,16 @@ Wait = Annotated[
 ]
 
 
-class SubmitQuery(Query):
-    """Options of a submission."""
+class RerunQuery(Query):
+    """Options of a repetition."""
 
     wait: Wait = None
+
+
+class SubmitQuery(RerunQuery):
+    """Options of a submission."""
+
+    dry_run: bool = Field(False, description="only say what would be run; nothing is stored")
 
 
 class JobQuery(Query):
