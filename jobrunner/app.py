@@ -176,7 +176,6 @@ class House:
         """
         from jobrunner.executor.pool import Executor
         from jobrunner.executor.tree import Orphans
-        from jobrunner.store.reserve import Reserve
 
         settings = self.config.executor
         inherited = {name: os.environ[name] for name in INHERITED_ENVIRONMENT if name in os.environ}
@@ -190,9 +189,8 @@ class House:
             environment={"PATH": DEFAULT_PATH, **inherited, **self.config.environment},
             kill_leftovers=settings.kill_leftovers,
             orphans=Orphans() if owns_process else None,
-            find_end=EndsFile(self.data_dir / "run" / "ends").find,
+            ends=EndsFile(self.data_dir / "run" / "ends"),
             drain=self.drain,
-            reserve=Reserve(self.data_dir / "reserve"),
             now=utc_now,
         )
 
@@ -279,9 +277,13 @@ class EmbeddedExecutor:
             self._thread.join()
 
     def _run(self) -> None:
-        executor = self._executor = self._house.make_executor(owns_process=True)
-        if not self._stopping.is_set():
-            executor.run(FileLock(self._house.executor_lock))
+        try:
+            executor = self._executor = self._house.make_executor(owns_process=True)
+            if not self._stopping.is_set():
+                executor.run(FileLock(self._house.executor_lock))
+        except Exception:
+            logger.exception("the executor has failed; this worker ends, so that another takes over")
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run_executor(house: House) -> bool:

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 import requests
 
 from jobrunner.domain import errors
+
+DEFAULT_LIMIT = 50
+"""Most jobs of a list whose caller does not say."""
 
 
 class ServiceError(errors.JobrunnerError):
@@ -18,6 +21,7 @@ _ERRORS: Mapping[int, type[errors.JobrunnerError]] = {
     403: errors.Forbidden,
     409: errors.Conflict,
     421: errors.Forbidden,
+    503: errors.TooBusy,
 }
 
 
@@ -35,6 +39,9 @@ class Client:
         self._url = url.rstrip("/")
         self._timeout = timeout
         self._session = requests.Session()
+        # The token goes to the service and to nobody else: no HTTP_PROXY in
+        # between, and no other credentials from a .netrc instead.
+        self._session.trust_env = False
         self._session.headers["Authorization"] = f"Bearer {token}"
 
     def __enter__(self) -> Self:
@@ -52,9 +59,21 @@ class Client:
         return self._json("GET", f"/v1/jobs/{_segment(job)}")
 
     def list(self, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return a page of jobs, newest first."""
-        jobs: list[dict[str, Any]] = self._json("GET", "/v1/jobs", params=filters)["jobs"]
-        return jobs
+        """Return jobs, newest first, from as many pages as it takes.
+
+        Args:
+            filters: parameters of ``GET /v1/jobs``; ``limit`` counts over all pages.
+        """
+        most = int(filters.get("limit") or DEFAULT_LIMIT)
+        jobs: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            page = self._json("GET", "/v1/jobs", params={**filters, "limit": most - len(jobs), "cursor": cursor})
+            jobs += page["jobs"]
+            if page["next"] is None or len(jobs) >= most:
+                return jobs
+            # Of the address only this: where the service is, the caller knows better than it does.
+            (cursor,) = parse_qs(urlsplit(page["next"]).query)["cursor"]
 
     def cancel(self, job: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Ask a job to end; return its document."""

@@ -165,7 +165,9 @@ class Executor:
     max_timeout: float = _setting(86400.0, _seconds(0.001), "most seconds a job may ask for")
     grace: float = _setting(10.0, _seconds(), "seconds between SIGTERM and SIGKILL")
     on_stop: str = _setting("keep", _one_of("keep", "kill"), "what SIGTERM of the service does to running jobs")
-    kill_leftovers: bool = _setting(True, _yes_no, "end what an ended job left in its process group")
+    kill_leftovers: bool = _setting(
+        True, _yes_no, "end what an ended job has left behind, in whatever group or session"
+    )
 
 
 @dataclass(frozen=True)

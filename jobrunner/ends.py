@@ -24,8 +24,16 @@ class End(NamedTuple):
     wait_status: int
 
 
+class Orphan(NamedTuple):
+    """A process that leads the session of a job, and has lost its executor."""
+
+    pid: int
+    start_ticks: int
+    job_id: str
+
+
 class EndsFile:
-    """A text file of one line an end. One process writes, any may read.
+    """A text file of one line an end, or an orphan. One process writes, any may read.
 
     Each line is one write, made before the process is reaped: whoever finds a
     process gone finds its line.
@@ -34,13 +42,13 @@ class EndsFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def append(self, end: End) -> None:
-        """Add an end.
+    def append(self, what: End | Orphan) -> None:
+        """Add a line.
 
         Raises:
             OSError: it can't be written.
         """
-        line = f"{end.pid} {end.start_ticks} {end.wait_status} {boot_id()}\n".encode()
+        line = " ".join(map(str, (*what, boot_id()))).encode() + b"\n"
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             os.write(fd, line)
@@ -52,21 +60,28 @@ class EndsFile:
 
     def find(self, pid: int, start_ticks: int) -> int | None:
         """Return the wait status of a process of this boot; None when nothing is known of it."""
-        for end in self._read():
-            if (end.pid, end.start_ticks) == (pid, start_ticks):
-                return end.wait_status
+        for found_pid, found_ticks, found in self._read():
+            if (found_pid, found_ticks) == (pid, start_ticks) and found.isdecimal():
+                return int(found)
         return None
 
-    def _read(self) -> Iterator[End]:
+    def find_orphan(self, job_id: str) -> Orphan | None:
+        """Return the process of a job, of which its executor could not write a record any more."""
+        for pid, start_ticks, found in self._read():
+            if found == job_id:
+                return Orphan(pid, start_ticks, found)
+        return None
+
+    def _read(self) -> Iterator[tuple[int, int, str]]:
         try:
-            lines = self._path.read_text(encoding="ascii").splitlines()
+            lines = self._path.read_text(encoding="ascii", errors="replace").splitlines()
         except FileNotFoundError:
             return
         boot = boot_id()
         for line in lines:
             fields = line.split()
-            if len(fields) == 4 and fields[3] == boot:
-                yield End(*map(int, fields[:3]))
+            if len(fields) == 4 and fields[3] == boot and fields[0].isdecimal() and fields[1].isdecimal():
+                yield int(fields[0]), int(fields[1]), fields[2]
 
     def _cut(self) -> None:
         content = self._path.read_bytes()

@@ -6,12 +6,13 @@ gunicorn's command line wins.
 """
 
 import os
+from contextlib import suppress
 from typing import Any
 
 from jobrunner.config import load_config
 from jobrunner.log import logging_config
 from jobrunner.memory import settle
-from jobrunner.parent import READY, die_with_parent, tell_parent
+from jobrunner.parent import READY, READY_FD, die_with_parent, tell_parent
 
 _config = load_config()
 _server = _config.server
@@ -25,8 +26,11 @@ logger_class = "jobrunner.gunicorn_worker.QuietLogger"
 threads = _server.threads + _server.waiters_per_worker
 worker_connections = 1000
 keepalive = 15
-# Less than the supervisor's patience, which is the grace period and four seconds.
-graceful_timeout = int(min(_config.executor.grace + 2, 10))
+# Under a supervisor less than its patience, which is the grace period and four
+# seconds; without one a worker may have to end jobs first (on_stop = kill).
+graceful_timeout = int(
+    min(_config.executor.grace + 2, 10) if READY_FD in os.environ else max(_config.executor.grace, 10) + 5
+)
 # gunicorn would open one in the home directory, the same for two instances,
 # through which anybody of this user can change the number of workers.
 control_socket_disable = True
@@ -53,9 +57,9 @@ def pre_fork(server: Any, worker: Any) -> None:
     worker.cpu = min(cpus, key=taken.count)
 
 
-def post_fork(_server: Any, _worker: Any) -> None:
+def post_fork(_server: Any, worker: Any) -> None:
     """Have a worker end with its parent, however that dies: gunicorn would only notice after a while."""
-    die_with_parent()
+    die_with_parent(worker.ppid)
 
 
 def post_worker_init(worker: Any) -> None:
@@ -71,7 +75,8 @@ def post_worker_init(worker: Any) -> None:
         # Only one thread of a Python process runs at a time. On several CPUs
         # they pass its lock around, which costs more than the work of a
         # request. Jobs would inherit this, so not where they are started.
-        os.sched_setaffinity(0, {worker.cpu})
+        with suppress(OSError):  # the CPU may have been taken away meanwhile
+            os.sched_setaffinity(0, {worker.cpu})
     tell_parent(READY)
 
 

@@ -17,6 +17,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,12 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 FIRST_BYTE_SECONDS = 10.0
 """How long a new connection may say nothing."""
 
+HEAD_SECONDS = 10.0
+"""How long a client may pause in the middle of a request's head."""
+
+BODY_SECONDS = 60.0
+"""How long it may pause in a body, or take nothing of an answer."""
+
 LINGER_SECONDS = 2.0
 """How long to wait for the client's end after ours (RFC 9112, section 9.6)."""
 
@@ -39,14 +46,37 @@ STALL_SECONDS = 0.02
 _OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-# A worker that is told to stop before it has handlers of its own would never
-# hear of it, and the master would wait for it in vain: from the fork until the
-# handlers are there, these signals are kept for later.
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
-os.register_at_fork(
-    before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, _STOP_SIGNALS),
-    after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, _STOP_SIGNALS),
-)
+
+
+class _ForkGuard:
+    """Keeps signals for later, from the fork of a worker until its handlers are there.
+
+    One that is told to stop before would never hear of it, and the master
+    would wait for it in vain.
+    """
+
+    def __init__(self) -> None:
+        self._is_due = False
+        self._mask: set[int] = set()
+        os.register_at_fork(before=self._block, after_in_parent=self.restore)
+
+    def expect(self) -> None:
+        """Guard the next fork: it makes a worker of ours."""
+        self._is_due = True
+
+    def _block(self) -> None:
+        if self._is_due:
+            self._mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS))
+
+    def restore(self) -> None:
+        """Hear signals again as before, those too that came meanwhile."""
+        if self._is_due:
+            self._is_due = False
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+
+_guard = _ForkGuard()
 
 
 class QuietLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
@@ -57,6 +87,20 @@ class QuietLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
         if self.access_log.isEnabledFor(logging.INFO):
             super().access(*args)
 
+    def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        """Log an error with its traceback; a client that was too slow is none."""
+        log = super().debug if isinstance(sys.exc_info()[1], TimeoutError) else super().exception
+        log(msg, *args, **kwargs)
+
+
+class _PatientConn(TConn):  # type: ignore[misc]  # gunicorn has no types
+    """A connection whose client must not keep a thread waiting for ever."""
+
+    def init(self) -> None:
+        """Begin with a request; its first byte is there."""
+        super().init()
+        self.sock.settimeout(HEAD_SECONDS)
+
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """See the module. `_serve` runs on the pool's threads; all the rest in the main loop."""
@@ -66,6 +110,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        _guard.expect()  # the master makes this object, and forks
         self._waiting: dict[TConn, bool] = {}  # registered in the poller → whether it only lingers
         self._lock = threading.Lock()
         self._busy = 0
@@ -77,7 +122,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def init_signals(self) -> None:
         """Hear signals, those too that came since the fork."""
         super().init_signals()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+        _guard.restore()
 
     def notify(self) -> None:
         """Tell the arbiter that the loop turns: at most once a second, its patience is half a minute."""
@@ -113,11 +158,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             return
         with self._lock:
             self.nr_conns += 1
-        self._await(TConn(self.cfg, client, address, listener.getsockname()), FIRST_BYTE_SECONDS)
+        self._await(_PatientConn(self.cfg, client, address, listener.getsockname()), FIRST_BYTE_SECONDS)
 
     def _await(self, conn: TConn, seconds: float, *, lingering: bool = False) -> None:
         """Have the loop hold a connection. The caller must not touch it any more: the next event is another's."""
         conn.timeout = time.monotonic() + seconds
+        conn.sock.settimeout(0)  # the loop must not wait for one
         with self._lock:  # the loop may have an event before the next line is reached
             self.poller.register(conn.sock, EVENT_READ, partial(self._on_readable, conn))
             self._waiting[conn] = lingering
@@ -170,6 +216,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         for conn, lingering in list(self._waiting.items()):
             if now >= conn.timeout or (not self.alive and not lingering and not _has_data(conn)):
                 self._drop(conn)
+
+    def handle_request(self, req: Any, conn: TConn) -> bool:
+        """Answer a request whose head is there."""
+        conn.sock.settimeout(BODY_SECONDS)
+        answered: bool = super().handle_request(req, conn)
+        return answered
 
     def _serve(self, conn: TConn) -> None:
         """Answer a request, then have the loop wait for the next one, or for the client's end. Runs in the pool.

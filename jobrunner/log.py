@@ -3,11 +3,12 @@
 import json
 import logging
 import logging.config
-import re
 import time
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
+
+from jobrunner.domain.text import escape_controls
 
 # No line of ours tells the thread, the process or the place in the code: the
 # library then need not find them out (Logging HOWTO, "Optimization").
@@ -43,19 +44,11 @@ class TextFormatter(_Formatter):
         """Write the line, without a traceback."""
         job = getattr(record, "job", None)
         about = f"[job {job}] " if job is not None else ""
-        return f"{self.formatTime(record)} {record.levelname} {record.name} {about}{_escape(record.message)}"
+        return f"{self.formatTime(record)} {record.levelname} {record.name} {about}{escape_controls(record.message)}"
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 the library's name
         """Write a traceback."""
-        return "\n".join(f"    {_escape(line)}" for line in super().formatException(ei).split("\n"))
-
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
-
-def _escape(text: str) -> str:
-    """Make visible what would begin a new line or steer a terminal."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+        return "\n".join(f"    {escape_controls(line)}" for line in super().formatException(ei).split("\n"))
 
 
 @lru_cache(maxsize=2)

@@ -8,6 +8,9 @@ from contextlib import suppress
 READY_FD = "_JOBRUNNER_READY_FD"
 """The environment variable that names the descriptor for `tell_parent`."""
 
+PARENT = "_JOBRUNNER_PARENT"
+"""The environment variable with the supervisor's pid, for `die_with_parent`."""
+
 READY = b"r"
 """The process does its work."""
 
@@ -18,12 +21,14 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """Have the kernel end us in order (SIGTERM) when our parent dies: prctl(2), PR_SET_PDEATHSIG.
 
     It survives an exec and is not inherited: jobs are not concerned.
+
+    Args:
+        parent: its pid, from itself: it may have died before we could look.
     """
-    parent = os.getppid()
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         raise SystemExit("the parent has died before this process had begun")

@@ -18,7 +18,7 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -226,13 +226,21 @@ class Spool:
             if done.returncode != 0:
                 raise OSError(errno.EIO, done.stderr.strip() or str(error), path) from error
 
-    def list_directories(self) -> Iterator[tuple[str, float]]:
+    def list_directories(self, *, on_error: Callable[[OSError], None]) -> Iterator[tuple[str, float]]:
         """Name every job's directory: its id, and when it was last changed (seconds since 1970).
 
         What is not one of ours, somebody else has put there.
+
+        Args:
+            on_error: is told of a directory that can't be looked into; the others are named all the same.
         """
         for shelf in _scan(self._root):
-            for entry in _scan(shelf.path):
+            try:
+                entries = list(_scan(shelf.path))
+            except OSError as error:
+                on_error(error)
+                continue
+            for entry in entries:
                 is_ours = entry.name[-2:] == shelf.name and isinstance(parse_job_reference(entry.name), str)
                 with suppress(FileNotFoundError):
                     if is_ours and entry.is_dir(follow_symlinks=False):

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 
 from jobrunner.config import Config
 from jobrunner.domain.errors import ConfigError
+from jobrunner.domain.spec import COOKIE
 from jobrunner.drain import Drain
-from jobrunner.ends import End, EndsFile
+from jobrunner.ends import End, EndsFile, Orphan
 from jobrunner.listener import close_listener, open_listener
 from jobrunner.notify import Notifier
-from jobrunner.parent import READY, READY_FD, become_subreaper
-from jobrunner.proc import read_stat
+from jobrunner.parent import PARENT, READY, READY_FD, become_subreaper
+from jobrunner.proc import list_children, read_environ, read_stat
 
 logger = logging.getLogger("jobrunner.supervisor")
 
@@ -42,8 +43,8 @@ HANDED_OVER = "_JOBRUNNER_HANDED_OVER"
 _STOP = {signal.SIGTERM, signal.SIGINT}
 _LISTENED_TO = (*_STOP, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 
-FIRST_DELAY, MOST_DELAY, LONG_LIFE = 0.2, 30.0, 60.0
-"""Seconds until a child that died is started again: doubled each time, up to a most; forgotten after a long life."""
+FIRST_DELAY, MOST_DELAY, LONG_LIFE = 0.2, 30.0, 2.0
+"""Seconds until a child that died is started again: doubled while they die at once, up to a most."""
 
 BOOT_SECONDS = 60.0
 """How long new processes may take to get ready when the service is reloaded."""
@@ -174,7 +175,7 @@ class Supervisor:
 
     def _start(self, name: str) -> None:
         ready, write = os.pipe2(os.O_CLOEXEC)
-        environ = {**self._environ, READY_FD: str(write)}
+        environ = {**self._environ, READY_FD: str(write), PARENT: str(os.getpid())}
         inherited = [write]
         if name == WEB:
             environ[LISTEN_FD] = str(self._listener.fileno())
@@ -182,7 +183,9 @@ class Supervisor:
         for fd in inherited:
             os.set_inheritable(fd, True)
         try:
-            pid = os.posix_spawn(sys.executable, [sys.executable, "-m", "jobrunner", name], environ)
+            # A group of its own: what a terminal sends to all is for us to pass on.
+            argv = [sys.executable, "-m", "jobrunner", name]
+            pid = os.posix_spawn(sys.executable, argv, environ, setpgroup=0)
         finally:
             for fd in inherited:
                 os.set_inheritable(fd, False)
@@ -215,10 +218,27 @@ class Supervisor:
         if stat is None or stat.session != info.si_pid:
             return  # only the leader of a session can be a job
         status = info.si_status << 8 if info.si_code == os.CLD_EXITED else info.si_status
+        self._write(End(info.si_pid, stat.start_ticks, status))
+
+    def _note_orphans(self) -> None:
+        """Write down whose the jobs are that have become our children, as long as their environment tells.
+
+        The executor may have died before it could write down the last ones itself.
+        """
+        for pid in list_children(os.getpid()) or ():
+            stat = read_stat(pid)
+            if pid in self._children or stat is None or stat.session != pid or stat.is_zombie:
+                continue
+            for variable in read_environ(pid):
+                name, _, job_id = variable.decode(errors="replace").partition("=")
+                if name == COOKIE:
+                    self._write(Orphan(pid, stat.start_ticks, job_id))
+
+    def _write(self, line: End | Orphan) -> None:
         try:
-            self._ends.append(End(info.si_pid, stat.start_ticks, status))
+            self._ends.append(line)
         except OSError as error:
-            logger.warning("can't write down how process %d ended: %s", info.si_pid, error)
+            logger.warning("can't write down what became of process %d: %s", line.pid, error)
 
     def _ended(self, child: Child, info: os.waitid_result) -> None:
         if child.ready_fd is not None:
@@ -226,6 +246,8 @@ class Supervisor:
         how = f"exit code {info.si_status}" if info.si_code == os.CLD_EXITED else f"signal {info.si_status}"
         if child.is_leaving:
             return
+        if child.name == EXECUTOR:
+            self._note_orphans()
         if child.name == EXECUTOR and info.si_code == os.CLD_EXITED and info.si_status == DRAINED:
             self._stop("drained: the last job has ended")
         elif not self._was_up:

@@ -40,6 +40,7 @@ _COMMANDS = {
     "token": "tokens",
     "db": "db",
     "config": "config",
+    "selftest": "selftest",
 }
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobrunner.config import Config, load_config
-from jobrunner.domain.errors import Unauthenticated
+from jobrunner.domain.errors import ConfigError, Unauthenticated
+from jobrunner.domain.text import escape_controls
 
 if TYPE_CHECKING:
     from jobrunner.app import House
@@ -49,21 +50,30 @@ def open_data(ctx: click.Context) -> "House":
 def open_client(ctx: click.Context) -> "Client":
     """Return a client for the server at ``JOBRUNNER_URL``, else for the one of the settings.
 
+    The token in the data directory is for the server of the settings only.
+
     Raises:
-        ConfigError: the settings are wrong.
+        ConfigError: the settings are wrong, or name no address that a client can use.
         Unauthenticated: there is no token to be found.
     """
     from jobrunner.client import Client
 
     url = os.environ.get("JOBRUNNER_URL")
     token = os.environ.get("JOBRUNNER_TOKEN")
+    if url:
+        if not token:
+            raise Unauthenticated(f"set JOBRUNNER_TOKEN to a token of the service at {url} (JOBRUNNER_URL)")
+        return Client(url, token)
     config = read_config(ctx)
+    if config.server.unix_socket:
+        where = config.server.unix_socket
+        raise ConfigError([f"the service listens on {where}; set JOBRUNNER_URL to where it answers HTTP over TCP"])
     if not token:
         try:
             token = (config.data_dir / "admin.token").read_text(encoding="ascii").strip()
         except OSError as error:
             raise Unauthenticated(f"set JOBRUNNER_TOKEN ({error.filename}: {error.strerror})") from None
-    return Client(url or config.url, token)
+    return Client(config.url, token)
 
 
 def print_json(value: Any) -> None:
@@ -72,7 +82,8 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: for people on a terminal, tab-separated without a head in a pipe."""
+    """Print a table: for people on a terminal, tab-separated without a head in a pipe. Each row is one line."""
+    rows = [[escape_controls(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in rows:
             click.echo("\t".join(row))

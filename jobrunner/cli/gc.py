@@ -8,6 +8,7 @@ import click
 from jobrunner.cli.common import open_data, print_json
 from jobrunner.config import Gc, parse_duration, parse_size
 from jobrunner.locks import FileLock
+from jobrunner.service.gc import Report
 
 
 def _reads(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
@@ -47,6 +48,7 @@ def gc(
     """Purge old jobs beyond the configured limits, with their files. Silent when all is well.
 
     Never touches a job that has not ended. Runs beside the server or without it.
+    What it can't remove it names, and goes on with the rest.
     """
     house = open_data(ctx)
     configured = house.config.gc
@@ -70,9 +72,16 @@ def gc(
                 "freed_bytes": report.freed_bytes,
                 "orphans": len(report.orphans),
                 "kept": report.kept,
+                "failed": len(report.failures),
             }
         )
-        return
+    else:
+        _tell(report, dry_run=dry_run, verbose=verbose)
+    if report.failures:
+        raise click.ClickException("\n".join(f"can't remove {each.where}: {each.detail}" for each in report.failures))
+
+
+def _tell(report: Report, *, dry_run: bool, verbose: bool) -> None:
     if dry_run:
         for purge in report.purged:
             click.echo(f"{purge.number}\t{purge.id}\t{purge.reason}\t{purge.disk_bytes}")

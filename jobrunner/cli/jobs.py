@@ -4,16 +4,20 @@ import base64
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobrunner.cli.common import json_option, open_client, open_data, print_json, print_table
-from jobrunner.domain.job import JobFilter
+from jobrunner.domain.job import Job, JobFilter, parse_label_filters
 from jobrunner.domain.states import ACTIVE, ENDED, JobState
-from jobrunner.service.access import Caller
+from jobrunner.domain.text import escape_controls
+from jobrunner.service.access import LOCAL_NAME, Caller
 
-_LOCAL = Caller("local")
+if TYPE_CHECKING:
+    from jobrunner.service.jobs import JobService
+
+_LOCAL = Caller(LOCAL_NAME)
 """Who can read the data directory may see all that is in it."""
 
 _STATES = {state.value: frozenset({state}) for state in JobState} | {"active": ACTIVE, "ended": ENDED}
@@ -41,7 +45,7 @@ def status(ctx: click.Context, job: str, *, as_json: bool) -> None:
         print_json(document)
         return
     for name, value in _facts(document):
-        click.echo(f"{name + ':':12} {value}")
+        click.echo(f"{name + ':':12} {escape_controls(value)}")
 
 
 @click.command(name="list")
@@ -73,11 +77,10 @@ def list_jobs(
         wanted = JobFilter(
             states=frozenset().union(*(_STATES[state] for state in states)),
             name=name,
-            labels=dict(_split_pair(label, ":") for label in labels),
+            labels=parse_label_filters(_split_pair(label, ":") for label in labels),
             text=text,
         )
-        page = house.jobs.list(wanted, _LOCAL, limit=limit)
-        documents = [render_job(job, house.jobs) for job in page.jobs]
+        documents = [render_job(job, house.jobs) for job in _find_jobs(house.jobs, wanted, limit)]
     if as_json:
         print_json(documents)
         return
@@ -137,6 +140,18 @@ def logs(ctx: click.Context, job: str, *, stderr: bool) -> None:
     for piece in open_client(ctx).output(job, "stderr" if stderr else "stdout"):
         sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
+
+
+def _find_jobs(jobs: "JobService", wanted: JobFilter, limit: int) -> list[Job]:
+    """Return as many jobs as asked for, from as many pages as it takes."""
+    found: list[Job] = []
+    before: int | None = None
+    while True:
+        page = jobs.list(wanted, _LOCAL, limit=limit - len(found), before=before)
+        found += page.jobs
+        before = page.before
+        if before is None or len(found) >= limit:
+            return found
 
 
 def _submission(argv: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:

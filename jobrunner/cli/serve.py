@@ -11,7 +11,7 @@ from jobrunner.cli.common import read_config
 from jobrunner.config import Config
 from jobrunner.domain.errors import ConfigError
 from jobrunner.log import set_up_logging
-from jobrunner.parent import READY_FD, die_with_parent
+from jobrunner.parent import PARENT, READY_FD, die_with_parent
 from jobrunner.supervisor import DRAINED, HANDED_OVER, LISTEN_FD, Supervisor
 
 
@@ -50,7 +50,7 @@ _NOT_FOR_CHILDREN = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_P
 @click.command(hidden=True)
 def executor() -> None:
     """Run jobs; ``serve`` starts this."""
-    die_with_parent()
+    die_with_parent(int(os.environ.get(PARENT, os.getppid())))
     from jobrunner.app import open_house, run_executor
 
     house = open_house()
@@ -62,7 +62,7 @@ def executor() -> None:
 @click.command(hidden=True)
 def web() -> None:
     """Answer HTTP; ``serve`` starts this."""
-    die_with_parent()
+    die_with_parent(int(os.environ.get(PARENT, os.getppid())))
     from gunicorn.app.wsgiapp import run
 
     _pass_listener()

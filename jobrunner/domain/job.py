@@ -1,13 +1,14 @@
 """A job: one submission and what became of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self
 
+from jobrunner.domain.errors import InvalidRequest
 from jobrunner.domain.exitstatus import ExitStatus
-from jobrunner.domain.spec import JobSpec
+from jobrunner.domain.spec import LABELS_MAX, JobSpec
 from jobrunner.domain.states import JobState
 
 
@@ -164,6 +165,21 @@ class JobFilter:
     since: datetime | None = None
     until: datetime | None = None
     text: str | None = None
+
+
+def parse_label_filters(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Make the labels of a filter of what somebody wants to see.
+
+    Raises:
+        InvalidRequest: no job can have these.
+    """
+    labels: dict[str, str] = {}
+    for key, value in pairs:
+        if labels.setdefault(key, value) != value:
+            raise InvalidRequest.at("?label", f"no job has two values for {key!r}")
+        if len(labels) > LABELS_MAX:
+            raise InvalidRequest.at("?label", f"no job has more than {LABELS_MAX} labels; ask for at most {LABELS_MAX}")
+    return labels
 
 
 @dataclass(frozen=True, slots=True)

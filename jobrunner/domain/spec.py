@@ -21,6 +21,9 @@ LABEL_MAX = 256
 RESERVED_ENV_PREFIX = "JOBRUNNER_JOB_"
 """Names the service itself puts into a job's environment."""
 
+COOKIE = f"{RESERVED_ENV_PREFIX}ID"
+"""The environment variable that tells, of any process, which job it belongs to."""
+
 SHELL = "/bin/sh"
 
 

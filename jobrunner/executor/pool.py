@@ -8,7 +8,6 @@ wake the first; without them it looks every `TICK` seconds.
 import logging
 import resource
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,13 +16,12 @@ from typing import TypeVar
 
 from jobrunner import log
 from jobrunner.clock import Now
-from jobrunner.domain.errors import StorageError, StorageFull
+from jobrunner.domain.errors import StorageError
 from jobrunner.domain.exitstatus import signal_name
 from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError, SentSignal
 from jobrunner.domain.spec import Input
-from jobrunner.domain.states import JobState
 from jobrunner.drain import Drain
-from jobrunner.executor.process import FindEnd
+from jobrunner.ends import EndsFile
 from jobrunner.executor.run import NeverStarted, Run, Surroundings
 from jobrunner.executor.slots import Slots, Threads
 from jobrunner.executor.tree import Orphans
@@ -32,7 +30,6 @@ from jobrunner.locks import FileLock
 from jobrunner.spool import Spool
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Connection, Database
-from jobrunner.store.reserve import Reserve
 
 logger = logging.getLogger("jobrunner.executor")
 
@@ -69,9 +66,8 @@ class Executor:
         environment: the base environment of jobs.
         kill_leftovers: whether to end what an ended job has left behind.
         orphans: what jobs may have left behind, where the whole process is ours; None: it is not.
-        find_end: looks up how an orphan ended that the supervisor has reaped.
+        ends: what the supervisor has written down of orphans.
         drain: the service takes no new jobs.
-        reserve: space for writing down how jobs ended, when they have filled the disk.
     """
 
     def __init__(
@@ -86,15 +82,13 @@ class Executor:
         environment: dict[str, str],
         kill_leftovers: bool,
         orphans: Orphans | None,
-        find_end: FindEnd,
+        ends: EndsFile,
         drain: Drain,
-        reserve: Reserve,
         now: Now,
     ) -> None:
         self._identity = identity
         self._database = database
         self._drain = drain
-        self._reserve = reserve
         self.is_drained = False
         self._orphans = orphans
         self._hints = hints
@@ -103,7 +97,8 @@ class Executor:
         self._slots = Slots(max_running)
         self._threads = Threads(self._give_slot)
         self._runs: dict[int, Run] = {}
-        self._stopped = threading.Event()
+        self._postponed: list[tuple[Job, Callable[[Run], JobEnd | None]]] = []
+        self._stopping = False
         self._inbox: Inbox | None = None
         self._look_at_all_at = 0.0
         self._around = Surroundings(
@@ -111,7 +106,7 @@ class Executor:
             environment=environment,
             kill_leftovers=kill_leftovers,
             orphans=orphans,
-            find_end=find_end,
+            ends=ends,
             now=now,
             load_inputs=self._load_inputs,
             record_signals=self._record_signals,
@@ -136,8 +131,9 @@ class Executor:
         if not lock.acquire(wait=False):
             on_standby()
             while not lock.acquire(wait=False):
-                if self._stopped.wait(_LOCK_PAUSE):
+                if self._stopping:
                     return
+                time.sleep(_LOCK_PAUSE)
         try:
             self._run(on_ready, until_drained=until_drained)
         finally:
@@ -145,13 +141,14 @@ class Executor:
 
     def _run(self, on_ready: Callable[[], None], *, until_drained: bool) -> None:
         self._slots.size = _make_room(self._slots.size)
-        inbox = self._inbox = self._hints.open_executor_inbox()
         logger.info("executor %s runs up to %d jobs at a time", self._identity, self._slots.size)
         trouble = _Trouble()
         adopted = False
         hints: set[bytes] = set()
         while not self._stopping:
             with trouble.watched():
+                if self._inbox is None:
+                    self._inbox = self._hints.open_executor_inbox()
                 if not adopted:
                     self._adopt_all()
                     adopted = True
@@ -160,10 +157,16 @@ class Executor:
                 if until_drained and self._drain.is_on and not self._has_work():
                     self.is_drained = True
                     break
-            hints = inbox.wait(RETRY_PAUSE if trouble.is_on else TICK)
+            hints = self._wait(RETRY_PAUSE if trouble.is_on else TICK)
         self._end()
-        self._inbox = None  # a late signal must not write to a descriptor that is another's by then
-        inbox.close()
+        if self._inbox is not None:
+            self._inbox.close()
+
+    def _wait(self, seconds: float) -> set[bytes]:
+        if self._inbox is not None:
+            return self._inbox.wait(seconds)
+        time.sleep(seconds)  # without hints all goes on, a little later
+        return set()
 
     def stop(self, *, leave_jobs: bool = False) -> None:
         """Have `run` return: at once, or with ``on_stop = kill`` when the jobs have ended.
@@ -173,25 +176,23 @@ class Executor:
         Args:
             leave_jobs: to the executor that takes over, whatever ``on_stop`` says.
         """
+        # Nothing here may take a lock that the interrupted thread could hold.
         if leave_jobs:
             self._stop_grace = None
-        self._stopped.set()
+        self._stopping = True
         inbox = self._inbox
         if inbox is not None:
             inbox.interrupt()
-
-    @property
-    def _stopping(self) -> bool:
-        return self._stopped.is_set()
 
     def _look(self, hints: set[bytes]) -> None:
         """Do what the hints are about; without any, and every now and then, look for everything."""
         everything = not hints or time.monotonic() >= self._look_at_all_at
         if everything:
             self._look_at_all_at = time.monotonic() + TICK
-            self._reserve.keep()
+            self._database.reserve.keep()
             if self._orphans is not None:
                 self._orphans.reap()
+            self._start_postponed()
         if everything or Hint.CONTROL.value in hints:
             self._control()
         if Hint.QUEUED.value in hints or (everything and self._has_queued()):
@@ -257,8 +258,23 @@ class Executor:
             self._start(job, Run.adopt)
 
     def _start(self, job: Job, how: Callable[[Run], JobEnd | None]) -> None:
-        run = self._make_run(job)
-        self._threads.start(partial(self._work, run, how))
+        try:
+            run = self._make_run(job)
+            try:
+                self._threads.start(partial(self._work, run, how))
+            except BaseException:
+                del self._runs[job.number]
+                run.leave()
+                raise
+        except (OSError, RuntimeError) as error:  # no descriptor, or no thread, is to be had
+            logger.warning("can't start job %d, trying again: %s", job.number, error)
+            self._postponed.append((job, how))
+
+    def _start_postponed(self) -> None:
+        """Start what is ours, and has its slot, but could not be started."""
+        postponed, self._postponed = self._postponed, []
+        for job, how in postponed:
+            self._start(job, how)
 
     def _make_run(self, job: Job) -> Run:
         run = Run(job, self._around)
@@ -269,7 +285,14 @@ class Executor:
         """Run jobs one after the other in a slot, until the queue is empty. The thread's main function."""
         following = self._run_one(run, how)
         while following is not None:
-            following = self._run_one(self._make_run(following), Run.execute)
+            try:
+                run = self._make_run(following)
+            except OSError as error:
+                logger.warning("can't start job %d, trying again: %s", following.number, error)
+                self._slots.take_one_more()  # this thread gives its own back
+                self._postponed.append((following, Run.execute))
+                return
+            following = self._run_one(run, Run.execute)
 
     def _give_slot(self) -> None:
         if self._slots.give():
@@ -306,10 +329,7 @@ class Executor:
         except Exception as error:
             # A mistake of ours must not leave a job running for ever.
             logger.exception("the run of the job has failed")
-            run.kill()
-            return JobEnd(
-                JobState.LOST, self._now(), error=JobError(ErrorCode.WORKER_LOST, f"internal error: {error!r}")
-            )
+            return run.fail(JobError(ErrorCode.WORKER_LOST, f"internal error: {error!r}"))
         if end is None:
             run.leave()
         return end
@@ -345,11 +365,8 @@ class Executor:
         """Write, and try again until the storage takes it; None when the executor was stopped before."""
         while True:
             try:
-                return self._database.write_together(write)
+                return self._database.insist(write)
             except StorageError as error:
-                if isinstance(error, StorageFull) and self._reserve.release():
-                    logger.warning("the disk is full; the reserve for the ends of jobs was given back")
-                    continue
                 logger.warning("can't write what became of the job, trying again: %s", error)
                 if self._stopping:
                     return None
@@ -363,6 +380,9 @@ class Executor:
             for run in list(self._runs.values()):
                 run.give_up()
         self._threads.join()
+        for job, how in self._postponed:
+            if how is Run.execute:
+                self._persist(partial(store.requeue_job, number=job.number, executor=self._identity))
         logger.info("executor %s has stopped", self._identity)
 
     def _cancel_all(self, grace: float) -> None:

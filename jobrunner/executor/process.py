@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import select
+import signal
 import struct
 import subprocess
 import time
@@ -178,7 +179,13 @@ def spawn(argv: Sequence[str], *, cwd: str, env: Mapping[str, str], streams: Job
             raise SpawnError(_explain(error, argv[0], cwd)) from error
         except (ValueError, subprocess.SubprocessError) as error:
             raise SpawnError(JobError(ErrorCode.SPAWN_FAILED, str(error))) from error
-        return ChildProcess(popen)
+        try:
+            return ChildProcess(popen)
+        except OSError as error:
+            # Without a descriptor nobody would notice its end.
+            _signal_group(popen.pid, signal.SIGKILL)
+            popen.wait()
+            raise SpawnError(explain_os_error(error)) from error
     raise AssertionError("unreachable")
 
 

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Protocol
@@ -17,8 +17,9 @@ from jobrunner.domain.exitstatus import ExitStatus, signal_name
 from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError, SentSignal
 from jobrunner.domain.spec import Input, InputKind
 from jobrunner.domain.states import JobState
+from jobrunner.ends import EndsFile
 from jobrunner.executor import process as processes
-from jobrunner.executor.process import ChildProcess, FindEnd, Process, SpawnError, StatusUnknown
+from jobrunner.executor.process import ChildProcess, Process, SpawnError, StatusUnknown
 from jobrunner.executor.tree import COOKIE, Member, Orphans, list_members, send
 from jobrunner.proc import boot_id
 from jobrunner.spool import MayHaveRun, ProcessRecord, Spool, Stream
@@ -48,7 +49,7 @@ class Surroundings:
         environment: the base environment of jobs.
         kill_leftovers: whether to end what an ended job has left behind.
         orphans: what jobs may have left behind; None: to be searched for each time.
-        find_end: looks up how an orphan ended that the supervisor has reaped.
+        ends: what the supervisor has written down of orphans.
         load_inputs: what came with the submission of a job, by its number.
         record_signals: writes down which signals a job has been sent.
     """
@@ -57,7 +58,7 @@ class Surroundings:
     environment: Mapping[str, str]
     kill_leftovers: bool
     orphans: Orphans | None
-    find_end: FindEnd
+    ends: EndsFile
     now: Now
     load_inputs: Callable[[int], list[Input]]
     record_signals: "RecordSignals"
@@ -151,12 +152,12 @@ class Run:
         spool = self._around.spool
         if not spool.was_started(self.job.id):
             raise NeverStarted
-        record = spool.load_process(self.job.id) or processes.find_by_cookie(self.job.id)
+        record = spool.load_process(self.job.id) or self._find_orphan() or processes.find_by_cookie(self.job.id)
         if record is not None and record.boot_id != boot_id():
             return self._end(JobState.LOST, error=_REBOOTED)
         if record is None:
             return self._end(JobState.LOST, error=_LOST)
-        self._process = processes.adopt(record, self._around.find_end)
+        self._process = processes.adopt(record, self._around.ends.find)
         self._resume()
         if self._process is None:
             return self._ended_unwatched(record)
@@ -164,9 +165,13 @@ class Run:
         self._deadline = time.monotonic() + self.job.spec.timeout - processes.age(record)
         return self._watch()
 
+    def _find_orphan(self) -> ProcessRecord | None:
+        orphan = self._around.ends.find_orphan(self.job.id)
+        return ProcessRecord(orphan.pid, orphan.start_ticks, boot_id()) if orphan is not None else None
+
     def _ended_unwatched(self, record: ProcessRecord) -> JobEnd | None:
         """Tell how it ended though it was reaped while no executor watched: the supervisor may have written it down."""
-        status = self._around.find_end(record.pid, record.start_ticks)
+        status = self._around.ends.find(record.pid, record.start_ticks)
         if not self._clear(record.pid, is_ours=False):
             return None
         if status is None:
@@ -185,10 +190,11 @@ class Run:
             self._process.leave()
         self._close()
 
-    def kill(self) -> None:
-        """End everything in the process group at once: for when the run itself has failed."""
+    def fail(self, error: JobError) -> JobEnd:
+        """End everything in the process group at once: the run itself has failed."""
         if self._process is not None:
             self._process.signal_group(signal.SIGKILL)
+        return self._end(JobState.LOST, error=error)
 
     def _start(self) -> None:
         job, spool = self.job, self._around.spool
@@ -237,6 +243,8 @@ class Run:
             try:
                 status = self._process.exit_status()
             except StatusUnknown:
+                if not self._clear(self._process.pid, is_ours=False):
+                    return None
                 return self._end(JobState.LOST, error=_LOST)
             if status is not None:
                 return self._ended(status)
@@ -381,22 +389,30 @@ class Run:
         finished_at: datetime | None = None,
     ) -> JobEnd:
         spool, job_id = self._around.spool, self.job.id
-        end = JobEnd(state, finished_at or self._finished_at(), status=status, error=error, signals=tuple(self._sent))
-        try:
-            return replace(
-                end,
-                stdout_bytes=spool.size(job_id, Stream.STDOUT),
-                stderr_bytes=spool.size(job_id, Stream.STDERR),
-                disk_bytes=spool.disk_bytes(job_id),
-            )
-        except OSError as failure:
-            logger.warning("can't tell the size of the job's files: %s", failure)
-            return end
+        return JobEnd(
+            state,
+            finished_at or self._finished_at(),
+            status=status,
+            error=error,
+            signals=tuple(self._sent),
+            stdout_bytes=_measure(lambda: spool.size(job_id, Stream.STDOUT)),
+            stderr_bytes=_measure(lambda: spool.size(job_id, Stream.STDERR)),
+            disk_bytes=_measure(lambda: spool.disk_bytes(job_id)),
+        )
 
     def _finished_at(self) -> datetime:
         """Return the time, but never one before the start, whatever the wall clock did."""
         assert self.job.started_at is not None
         return max(self._around.now(), self.job.started_at)
+
+
+def _measure(size: Callable[[], int]) -> int:
+    """Return a size; 0 when the disk does not tell, which must not keep a job from ending."""
+    try:
+        return size()
+    except OSError as error:
+        logger.warning("can't tell the size of the job's files: %s", error)
+        return 0
 
 
 class NeverStarted(Exception):

@@ -1,8 +1,11 @@
 """How many jobs may run at a time, and the threads that watch them."""
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
+
+logger = logging.getLogger("jobrunner.executor")
 
 
 class Slots:
@@ -83,13 +86,16 @@ class Threads:
                 self._idle -= 1
             else:
                 thread = threading.Thread(target=self._loop, name=f"job-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
                 thread.start()
+                self._threads.append(thread)
         self._work.put(work)
 
     def _loop(self) -> None:
         while (work := self._work.get()) is not None:
-            work()
+            try:
+                work()
+            except Exception:
+                logger.exception("a thread of the executor has failed")
             with self._lock:
                 self._idle += 1
             self._on_idle()

@@ -10,12 +10,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from jobrunner.domain.spec import RESERVED_ENV_PREFIX
+from jobrunner.domain.spec import COOKIE
 from jobrunner.parent import become_subreaper
 from jobrunner.proc import list_children, list_pids, read_environ, read_stat
 
-COOKIE = f"{RESERVED_ENV_PREFIX}ID"
-"""The environment variable that tells, of any process, which job it belongs to."""
+__all__ = ["COOKIE", "Member", "Orphans", "list_members", "send"]
 
 
 class Member(NamedTuple):

@@ -23,6 +23,12 @@ CACHE_SECONDS = 2.0
 
 FIRST_NAME = "admin"
 
+LOCAL_NAME = "local"
+"""Who reads the data directory without asking the service."""
+
+RESERVED_NAMES = frozenset({LOCAL_NAME, "service"})
+"""Who acts without a token, the service itself among them: ``cancel.by`` and ``owner`` must not be taken for one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -93,6 +99,8 @@ class Access:
             TokenExists: the name is taken.
             InvalidRequest: the name can't be one.
         """
+        if name in RESERVED_NAMES:
+            raise InvalidRequest.at("#/name", f"{name!r} is what the service calls itself; take another one")
         if not name or len(name) > 128 or not name.isprintable():
             raise InvalidRequest.at("#/name", "must have 1 to 128 printable characters")
         secret = _make_secret()

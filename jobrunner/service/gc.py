@@ -37,23 +37,39 @@ class Purge:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A directory that could not be removed, or looked into.
+
+    Attributes:
+        where: the job's id, or the path.
+        detail: the system's words.
+    """
+
+    where: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a run of gc has done, or would do.
 
     Attributes:
         purged: the jobs, newest first.
-        orphans: directories of no job.
+        orphans: directories of no job that are gone.
         kept: ended jobs that stay.
+        failures: of directories that could not be removed; the next run finds them as orphans.
     """
 
     purged: tuple[Purge, ...]
     orphans: tuple[str, ...]
     kept: int
+    failures: tuple[Failure, ...] = ()
 
     @property
     def freed_bytes(self) -> int:
-        """Disk blocks of the purged jobs, in bytes."""
-        return sum(purge.disk_bytes for purge in self.purged)
+        """Disk blocks of the purged jobs whose files are gone, in bytes."""
+        left = {failure.where for failure in self.failures}
+        return sum(purge.disk_bytes for purge in self.purged if purge.id not in left)
 
 
 class GcService:
@@ -67,24 +83,28 @@ class GcService:
     def run(self, limits: Gc, *, dry_run: bool = False) -> Report:
         """Purge what is beyond the limits, and directories that belong to no job.
 
-        Jobs that have not ended are never touched.
+        Jobs that have not ended are never touched. A directory that can't be
+        removed stops nothing: the report names it.
 
         Args:
             limits: what may stay.
             dry_run: only tell.
 
         Raises:
-            StorageError, OSError: it got as far as it got; running it again goes on.
+            StorageError: it got as far as it got; running it again goes on.
         """
         kept, purges = self._judge(limits)
+        failures: list[Failure] = []
         if not dry_run:
             for start in range(0, len(purges), _BATCH):
-                self._purge(purges[start : start + _BATCH])
-        orphans = list(self._find_orphans())
+                failures += self._purge(purges[start : start + _BATCH])
+        tried = {failure.where for failure in failures}
+        found = [job_id for job_id in self._find_orphans(failures) if job_id not in tried]
         if not dry_run:
-            for job_id in orphans:
-                self._spool.remove(job_id)
-        return Report(tuple(purges), tuple(orphans), kept)
+            failures += self._remove(found)
+        left = {failure.where for failure in failures}
+        orphans = tuple(job_id for job_id in found if job_id not in left)
+        return Report(tuple(purges), orphans, kept, tuple(failures))
 
     def _judge(self, limits: Gc) -> tuple[int, list[Purge]]:
         """Walk through the ended jobs, newest first, and find those beyond a limit."""
@@ -116,17 +136,32 @@ class GcService:
                 return
             before = page[-1].number
 
-    def _purge(self, purges: list[Purge]) -> None:
-        with self._database.write() as connection:
-            gone = [purge for purge in purges if store.delete_ended_job(connection, purge.number)]
+    def _purge(self, purges: list[Purge]) -> list[Failure]:
+        gone = self._database.insist(
+            lambda connection: [purge for purge in purges if store.delete_ended_job(connection, purge.number)]
+        )
         # After the rows: a crash in between leaves orphans, which the next run finds.
-        for purge in gone:
-            self._spool.remove(purge.id)
+        return self._remove([purge.id for purge in gone])
 
-    def _find_orphans(self) -> Iterator[str]:
+    def _remove(self, ids: list[str]) -> list[Failure]:
+        """Remove directories; return those that could not be removed."""
+        failures = []
+        for job_id in ids:
+            try:
+                self._spool.remove(job_id)
+            except OSError as error:
+                failures.append(Failure(job_id, error.strerror or str(error)))
+        return failures
+
+    def _find_orphans(self, failures: list[Failure]) -> Iterator[str]:
+        """Find directories without a row; add those that can't be looked into to the failures."""
+
+        def fail(error: OSError) -> None:
+            failures.append(Failure(str(error.filename), error.strerror or str(error)))
+
         old = time.time() - ORPHAN_AGE
         batch: list[str] = []
-        for job_id, changed_at in self._spool.list_directories():
+        for job_id, changed_at in self._spool.list_directories(on_error=fail):
             if changed_at < old:
                 batch.append(job_id)
             if len(batch) == _PAGE:

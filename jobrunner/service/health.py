@@ -1,6 +1,8 @@
 """Whether the service can do its work, and how much of it there is."""
 
 import os
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,9 @@ from jobrunner.drain import Drain
 from jobrunner.locks import is_locked
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Database
+
+CHECK_SECONDS = 1.0
+"""How long a look at the database holds good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class HealthService:
         *,
         min_free_bytes: int,
         slots: int,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._drain = drain
@@ -47,6 +53,10 @@ class HealthService:
         self._executor_lock = executor_lock
         self._min_free_bytes = min_free_bytes
         self._slots = slots
+        self._monotonic = monotonic
+        self._looking = threading.Lock()
+        self._seen: str | None = None
+        self._seen_at = float("-inf")
 
     def check_space(self) -> None:
         """Refuse when the disk is nearly full: what runs needs what is left.
@@ -65,11 +75,20 @@ class HealthService:
         """Look at everything that is needed; None is well, a text says what is not."""
         alive = is_locked(self._executor_lock)
         return {
-            "database": _words(self._database.check_writable),
+            "database": self._check_database(),
             "disk": _words(self.check_space),
             "executor": None if alive else "no executor holds the lock of the data directory",
             "drain": str(Draining()) if self._drain.is_on else None,
         }
+
+    def _check_database(self) -> str | None:
+        """Look at most once in `CHECK_SECONDS`: it takes the writers' lock, and who asks needs no token."""
+        with self._looking:
+            now = self._monotonic()
+            if now - self._seen_at >= CHECK_SECONDS:
+                self._seen = _words(self._database.check_writable)
+                self._seen_at = now
+            return self._seen
 
     def stats(self) -> Stats:
         """Count."""

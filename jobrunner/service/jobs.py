@@ -19,7 +19,7 @@ from jobrunner.service.submission import SpecMaker, Submission
 from jobrunner.service.waiting import Listener, Waiters
 from jobrunner.spool import Spool, Stream
 from jobrunner.store import jobs as store
-from jobrunner.store.engine import Connection, Database
+from jobrunner.store.engine import Connection, Database, one_moment
 from jobrunner.store.listing import list_jobs
 
 
@@ -109,7 +109,7 @@ class JobService:
             InvalidRequest, ShellNotAllowed: it would not be accepted today.
             NameInUse, TooBusy, StorageError: nothing was stored.
         """
-        with self._database.read() as connection:
+        with self._database.read() as connection, one_moment(connection):
             job = self._access.job_for(connection, reference, caller)
             inputs = store.load_inputs(connection, job.number)
         self._specs.check(job.spec)
@@ -210,17 +210,17 @@ class JobService:
             signal=_signal_number(asked.signal) if asked.signal is not None else signal.SIGTERM,
             grace=self._specs.checked_grace(asked.grace),
         )
-        with self._database.write() as connection:
+
+        def write(connection: Connection) -> Job:
             job = self._access.job_for(connection, reference, caller)
-            if store.cancel_queued(connection, job.number, request):
-                ended = True
-            else:
-                ended = False
+            if not store.cancel_queued(connection, job.number, request):
                 store.cancel_running(connection, job.number, request)
-            job = self._access.job_for(connection, job.id, caller)
+            return self._access.job_for(connection, job.id, caller)
+
+        job = self._database.insist(write, durable=True)
         # Only once the request is committed: the process may die at once, and
         # whoever reaps it must be able to read why.
-        if ended:
+        if job.state.is_ended:
             self._hints.job_ended(job.id)
         else:
             self._hints.wake_executor(Hint.CONTROL)
@@ -235,11 +235,15 @@ class JobService:
             JobNotRunning: it is queued or has ended.
         """
         number = _signal_number(name)
-        with self._database.write() as connection:
+
+        def write(connection: Connection) -> Job:
             job = self._access.job_for(connection, reference, caller)
             if job.state is not JobState.RUNNING:
                 raise JobNotRunning(job.state.value)
             store.add_signal(connection, job.number, number)
+            return job
+
+        job = self._database.insist(write)
         self._hints.wake_executor(Hint.CONTROL)
         return job
 
@@ -262,11 +266,14 @@ class JobService:
             with self._waiters.listen(job.id) as listener:  # before anything is killed
                 job = self.cancel(job.id, caller, CancelAsked(signal="SIGKILL", grace=0))
                 job = self._await(listener, job, caller, patience)
-        with self._database.write() as connection:
+
+        def write(connection: Connection) -> None:
             if not store.delete_ended_job(connection, job.number):
                 if store.find_state(connection, job.number) is None:
                     raise JobNotFound
                 raise JobNotEnded
+
+        self._database.insist(write, durable=True)
         # After the row: a crash in between leaves a directory that gc removes.
         self._spool.remove(job.id)
 

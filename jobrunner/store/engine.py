@@ -1,5 +1,6 @@
 """The database: one for reading, one writer at a time, whoever the processes are."""
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -15,9 +16,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from jobrunner.domain.errors import StorageError, StorageFull, StorageReadOnly
+from jobrunner.store.reserve import Reserve
 from jobrunner.store.together import GroupCommit
 
-__all__ = ["Connection", "Database"]
+__all__ = ["Connection", "Database", "one_moment"]
 
 T = TypeVar("T")
 
@@ -49,6 +51,8 @@ class Database:
         self._writer = self._make_engine(writes=True)
         self._writing: Connection | None = None  # guarded by the write lock
         self._group = GroupCommit(self.write, self._sync)
+        self.reserve = Reserve(path.parent)
+        self._is_distrusted = False
         self._wal: int | None = None
         self._opening_wal = threading.Lock()
         self._lock = _WriteLock(path.with_name(path.name + ".write-lock"))
@@ -80,7 +84,9 @@ class Database:
                 if self._writing is None:
                     # Kept: to check one out of the pool for each transaction costs as much as the transaction.
                     self._writing = self._writer.connect()
-                with self._writing.begin():
+                with _whole(self._writing):
+                    if self._syncs and self._wal is None:
+                        self._open_wal()  # before the commit: afterwards it is too late to refuse
                     yield self._writing
         except StorageFull:
             self.checkpoint()
@@ -98,6 +104,21 @@ class Database:
             StorageFull, StorageReadOnly, StorageError: nothing of it was written.
         """
         return self._group.write(work, durable=durable)
+
+    def insist(self, work: Callable[[Connection], T], *, durable: bool = False) -> T:
+        """Write as `write_together` does, on a full disk with what was kept for it.
+
+        For what makes space in the end: the ends of jobs, and the wish that one should end or be forgotten.
+
+        Raises:
+            StorageFull, StorageReadOnly, StorageError: nothing of it was written.
+        """
+        while True:
+            try:
+                return self.write_together(work, durable=durable)
+            except StorageFull:
+                if not self.reserve.release():
+                    raise
 
     def check_writable(self) -> None:
         """Commit a write that changes nothing.
@@ -137,8 +158,9 @@ class Database:
     def close(self) -> None:
         """Close every connection; the object can be used again, also after a fork."""
         if self._writing is not None:
-            self._writing.close()
-            self._writing = None
+            with self._lock:
+                self._writing.close()
+                self._writing = None
         if self._wal is not None:
             os.close(self._wal)
             self._wal = None
@@ -157,13 +179,23 @@ class Database:
         """
         if not self._syncs:
             return
+        assert self._wal is not None
         try:
-            if self._wal is None:
-                self._open_wal()
-            assert self._wal is not None
+            if self._is_distrusted:
+                self._rewrite()
             os.fdatasync(self._wal)
         except OSError as error:
-            raise _translate(error) from error
+            # The kernel tells this once; what it could not write is lost to it.
+            self._is_distrusted = True
+            raise StorageError(f"stored, but perhaps not for good: the disk says {error.strerror}") from error
+
+    def _rewrite(self) -> None:
+        """Write the whole log into the database, which SQLite syncs, so that nothing depends on the log any more."""
+        with self._lock, _storage_errors(), self._reader.connect() as connection:
+            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+        if busy:
+            raise OSError(errno.EIO, "the log could not be written back after an error of the disk")
+        self._is_distrusted = False
 
     def _open_wal(self) -> None:
         # SQLite removes this file with its last connection, and this process
@@ -221,6 +253,23 @@ class Database:
         return engine
 
 
+@contextmanager
+def one_moment(connection: Connection) -> Iterator[None]:
+    """Have all statements see the same commit, by a transaction that ends with the block.
+
+    Else what is read first may be gone, or something else may have come, when the rest is read.
+    """
+    driver = connection.connection.driver_connection
+    if driver is not None and driver.in_transaction:
+        yield
+        return
+    connection.exec_driver_sql("BEGIN")
+    try:
+        yield
+    finally:
+        connection.rollback()  # harmless if an error has ended it already
+
+
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
     """Set the journal mode, which the file then keeps. SQLite does not wait here for others that do the same."""
     deadline = time.monotonic() + OUTSIDER_TIMEOUT
@@ -273,6 +322,20 @@ class _WriteLock:
 
 
 @contextmanager
+def _whole(connection: Connection) -> Iterator[None]:
+    """Commit at the end, roll back on an error: also after a commit that failed, which SQLAlchemy takes for ended."""
+    try:
+        with connection.begin():
+            yield
+    except BaseException:
+        driver = connection.connection.driver_connection
+        if isinstance(driver, sqlite3.Connection) and driver.in_transaction:
+            with suppress(sqlite3.Error):
+                driver.rollback()
+        raise
+
+
+@contextmanager
 def _storage_errors() -> Iterator[None]:
     try:
         yield
@@ -293,8 +356,8 @@ def _translate(error: Any) -> StorageError:
     """Put the system's words into the domain's exception."""
     words = str(error)
     primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if primary in _FULL or getattr(error, "errno", None) == 28:  # ENOSPC
+    if primary in _FULL or getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}:
         return StorageFull(words)
-    if primary in _READ_ONLY or getattr(error, "errno", None) == 30:  # EROFS
+    if primary in _READ_ONLY or getattr(error, "errno", None) == errno.EROFS:
         return StorageReadOnly(words)
     return StorageError(words)

@@ -206,7 +206,13 @@ _CLAIM = (
 )
 
 
-_NTH_QUEUED = select(JobRow.number).where(JobRow.state == QUEUED).limit(1).offset(bindparam("before"))
+_NTH_QUEUED = (
+    select(JobRow.number)
+    .where(JobRow.state == QUEUED)
+    .order_by(JobRow.priority, JobRow.number)
+    .limit(1)
+    .offset(bindparam("before"))
+)
 _ACTIVE = select(JobRow.number).where(JobRow.state.in_([QUEUED, RUNNING])).limit(1)
 
 

@@ -6,13 +6,13 @@ filters are then tried on at most `WINDOW` of these, so that a page of a rare
 combination ends early, with fewer jobs than asked for and a cursor that goes on.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, Select, Subquery, exists, func, or_, select, union_all
 
 from jobrunner.domain.job import JobFilter, JobPage
+from jobrunner.store.engine import one_moment
 from jobrunner.store.jobs import COLUMNS, to_job, to_text
 from jobrunner.store.models import JobRow, LabelRow
 
@@ -36,7 +36,7 @@ def list_jobs(connection: Connection, wanted: JobFilter, *, limit: int, before: 
         before: only numbers below this one: where the page before ended.
     """
     numbers, others = _plan(wanted)
-    with _one_moment(connection):
+    with one_moment(connection):
         below, lowest = _bounds(connection, wanted, before)
         window = numbers(below, lowest, WINDOW if others else limit + 1)
         rows = connection.execute(
@@ -51,24 +51,6 @@ def list_jobs(connection: Connection, wanted: JobFilter, *, limit: int, before: 
             return JobPage(tuple(map(to_job, rows[:limit])), before=rows[limit - 1].number)
         unseen = _unseen(connection, numbers(below, lowest, WINDOW + 1)) if others else None
     return JobPage(tuple(map(to_job, rows)), before=unseen)
-
-
-@contextmanager
-def _one_moment(connection: Connection) -> Iterator[None]:
-    """Have all statements see the same commit, by a transaction that ends with the block.
-
-    Else the window could move between the page and the cursor behind it, which
-    would then pass over jobs that nobody has looked at.
-    """
-    driver = connection.connection.driver_connection
-    if driver is not None and driver.in_transaction:
-        yield
-        return
-    connection.exec_driver_sql("BEGIN")
-    try:
-        yield
-    finally:
-        connection.rollback()  # harmless if an error has ended it already
 
 
 def _unseen(connection: Connection, window: Subquery) -> int | None:

@@ -1,47 +1,64 @@
 """Space on the disk that is kept for the writes that must not fail."""
 
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
-SIZE = 128 * 1024
-"""Enough for the write-ahead log to take the ends of some dozen jobs, and to be written back."""
+SIZE = 64 * 1024
+"""Of a piece: enough for the write-ahead log to take some dozen changes, and to be written back."""
 
-_AMPLE = 4
-"""The reserve is taken only of a disk that has this many times as much."""
+PIECES = 3
+"""Somebody may take what a piece gave free before it is used: the job that fills the disk, for one."""
+
+_AMPLE = 2
+"""Pieces are taken only of a disk that has this many times all of them."""
 
 
 class Reserve:
-    """A file that takes up space until the disk is full.
+    """Files that take up space until the disk is full.
 
-    A job can fill the disk that its own end has to be written to. Deleting
-    this file then makes the room. For one thread at a time.
+    A job can fill the disk that its own end, and the wish that it should end,
+    have to be written to. Deleting a piece then makes the room.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._is_kept = False
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._is_whole = False
 
     def keep(self) -> None:
-        """Take the space if it is not taken and there is ample. Costs nothing when it is; never fails."""
-        if self._is_kept:
-            return
-        with suppress(OSError):
-            disk = os.statvfs(self._path.parent)
-            if disk.f_bavail * disk.f_frsize < SIZE * _AMPLE and not self._path.exists():
+        """Take the space if it is not taken and there is ample. Costs next to nothing when it is; never fails."""
+        with self._lock, suppress(OSError):
+            if self._is_whole and all(piece.exists() for piece in self._pieces()):
                 return
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                os.posix_fallocate(fd, 0, SIZE)
-                self._is_kept = True
-            finally:
-                os.close(fd)
+            disk = os.statvfs(self._directory)
+            missing = [piece for piece in self._pieces() if not piece.exists() or piece.stat().st_size < SIZE]
+            if missing and disk.f_bavail * disk.f_frsize < SIZE * PIECES * _AMPLE:
+                return
+            for piece in missing:
+                self._take(piece)
+            self._is_whole = True
 
     def release(self) -> bool:
-        """Give the space back, for a write that found none. False when there is nothing to give."""
-        self._is_kept = False
+        """Give a piece back, for a write that found no space. False when there is nothing to give."""
+        with self._lock:
+            self._is_whole = False
+            for piece in self._pieces():
+                with suppress(OSError):
+                    piece.unlink()
+                    return True
+        return False
+
+    def _pieces(self) -> list[Path]:
+        return [self._directory / f"reserve.{number}" for number in range(PIECES)]
+
+    def _take(self, piece: Path) -> None:
+        fd = os.open(piece, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            self._path.unlink()
+            os.posix_fallocate(fd, 0, SIZE)
         except OSError:
-            return False
-        return True
+            piece.unlink()
+            raise
+        finally:
+            os.close(fd)

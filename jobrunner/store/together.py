@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from jobrunner.domain.errors import StorageFull
+
 T = TypeVar("T")
 Begin = Callable[[], AbstractContextManager[Connection]]
 """Begins a transaction, which is committed at the end of the block."""
@@ -92,17 +94,21 @@ class GroupCommit:
                     write.wake()
 
     def _commit(self, batch: list[_Write]) -> None:
+        at_work = False
         try:
             with self._begin() as connection:
+                at_work = True
                 for write in batch:
                     write.result = write.work(connection)
+                at_work = False
         except BaseException as error:  # noqa: BLE001 handed to its thread
-            if len(batch) == 1:
-                batch[0].error = error
+            if len(batch) > 1 and (at_work or isinstance(error, StorageFull)):
+                # One of them is at fault, or too large, not the others: each by itself.
+                for write in batch:
+                    self._commit([write])
                 return
-            # One of them may be at fault, not the others: each by itself.
             for write in batch:
-                self._commit([write])
+                write.error = error
 
     def _make_durable(self, writes: list[_Write]) -> None:
         if not writes:

@@ -92,8 +92,11 @@ def render_http_error(error: HTTPException) -> Response:
 
 def render_os_error(error: OSError) -> Response:
     """Turn what the system says about a file of ours into a response."""
-    logger.warning("refused: %s", error)
     words = error.strerror or str(error)
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        # Nothing is wrong with the storage: the limit of descriptors (RLIMIT_NOFILE) is reached.
+        logger.warning("refused: %s", error)
+        return render_error(errors.TooBusy(f"too many open files: {words}"))
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return render_error(errors.StorageFull(words))
     return render_error(errors.StorageError(words))

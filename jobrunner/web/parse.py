@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from flask import request
 from pydantic import BaseModel, ValidationError
-from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.http import parse_dict_header
 
 from jobrunner.domain.errors import InvalidRequest, Problem
@@ -26,25 +26,38 @@ M = TypeVar("M", bound=BaseModel)
 def parse_body(model: type[M]) -> M:
     """Read the JSON body of the current request.
 
-    A model whose members are all optional accepts a request without a body.
+    A request without a body is one with an empty object.
 
     Raises:
         UnsupportedMediaType: it says to be something else.
         BadRequest: it is not JSON.
         InvalidRequest: it is not of this model.
     """
-    body = request.get_data(cache=False)
-    most = request.max_content_length
-    if request.content_length is None and most is not None and len(body) >= most:
-        raise RequestEntityTooLarge  # in chunks: Werkzeug stops reading at the limit without a word
-    if not body and not request.mimetype and not _has_required(model):
-        return model()
-    if request.mimetype != "application/json":
+    body = _read_body()
+    if not body:
+        body = b"{}"  # whatever its type: the model says whether that is enough
+    elif request.mimetype != "application/json":
         raise UnsupportedMediaType("the body must be JSON: send Content-Type: application/json")
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
         raise _translate(error) from None
+
+
+def _read_body() -> bytes:
+    try:
+        body = request.get_data(cache=False)
+    except (HTTPException, OSError):
+        raise
+    except Exception as error:
+        # The server's own: chunks that are none, for one.
+        raise BadRequest(f"the body can't be read: {error}") from error
+    length, most = request.content_length, request.max_content_length
+    if length is None and most is not None and len(body) >= most:
+        raise RequestEntityTooLarge  # in chunks: Werkzeug stops reading at the limit without a word
+    if length is not None and len(body) < length:
+        raise BadRequest(f"the body has {len(body)} bytes, and its Content-Length says {length}")
+    return body
 
 
 def parse_query(model: type[M]) -> M:
@@ -130,11 +143,6 @@ def _list_names(model: type[BaseModel]) -> frozenset[str]:
         return get_origin(annotation) is list or any(is_list(part) for part in get_args(annotation))
 
     return frozenset(name for name, field in model.model_fields.items() if is_list(field.annotation))
-
-
-@cache
-def _has_required(model: type[BaseModel]) -> bool:
-    return any(field.is_required() for field in model.model_fields.values())
 
 
 def _translate(error: ValidationError, mark: str = "#/") -> BadRequest | InvalidRequest:

@@ -22,8 +22,12 @@ def job_response(job: Job, status: int, *, include_output: bool = False) -> Resp
 
 def json_response(document: Any, status: int = 200) -> Response:
     """Answer with a JSON document."""
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    return Response(text + "\n", status=status, content_type="application/json")
+    return Response(to_json(document), status=status, content_type="application/json")
+
+
+def to_json(document: Any) -> str:
+    """Write a JSON document on one line."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def conditional(response: Response) -> Response:

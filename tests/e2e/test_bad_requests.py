@@ -1,12 +1,15 @@
 """Ids, paths, queries and cancels that make no sense: each is answered by a problem that says so."""
 
+import socket
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+import requests
 
+from tests.conftest import StartService
 from tests.e2e.checks import check_problem, pointers, send_raw
-from tests.service import Service
+from tests.service import Service, eventually
 
 REFERENCES = {
     "unknown uuid": "0192f0c4-5d3e-7c31-9d0e-2f6f1f0f3c11",
@@ -144,3 +147,72 @@ def test_a_cancel_that_makes_no_sense_is_refused(service: Service, body: dict[st
 
     assert service.get(f"/v1/jobs/{job['id']}").json()["cancel"] is None
     service.request("DELETE", f"/v1/jobs/{job['id']}?force=true")
+
+
+def head_of(service: Service, method: str, path: str, *headers: str) -> bytes:
+    """Make the head of a request."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {service.token}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def test_a_submission_without_a_body_is_told_what_is_missing(service: Service) -> None:
+    document = check_problem(service.request("POST", "/v1/jobs"), 422, "invalid-request")
+    assert "command, argv, script and source" in document["errors"][0]["detail"]
+
+
+def test_an_empty_body_is_no_body_whatever_its_type(service: Service) -> None:
+    job = service.run(command="true")
+    answer = service.request("POST", f"/v1/jobs/{job['id']}/cancel", headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200
+
+
+def test_chunks_that_are_none_are_a_bad_request(service: Service) -> None:
+    head = head_of(service, "POST", "/v1/jobs", "Content-Type: application/json", "Transfer-Encoding: chunked")
+    status, _, body = send_raw(service, head + b"ZZ\r\nfoo\r\n0\r\n\r\n")
+    assert status == 400, body
+
+
+def test_a_body_that_ends_too_early_starts_nothing(service: Service) -> None:
+    before = service.get("/v1/stats").json()["states"]
+    head = head_of(service, "POST", "/v1/jobs", "Content-Type: application/json", "Content-Length: 100")
+    with socket.create_connection(("127.0.0.1", service.port)) as client:
+        client.sendall(head + b'{"command":"true"}')
+        client.shutdown(socket.SHUT_WR)
+        answer = client.recv(65536)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
+    assert sum(service.get("/v1/stats").json()["states"].values()) == sum(before.values())
+
+
+def test_requests_that_never_end_do_not_keep_the_threads(start_service: StartService) -> None:
+    service = start_service({"server": {"workers": 1, "threads": 2, "max_waiters": 2}})
+    clients = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(8)]
+    try:
+        for client in clients:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: lo")
+        assert requests.get(f"{service.url}/healthz", timeout=60).ok
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_a_stream_that_gets_shorter_while_it_is_sent_ends_its_connection(start_service: StartService) -> None:
+    """What comes next on it would be taken for the rest."""
+    service = start_service()
+    gate = service.data_dir / "gate"
+    size = 50_000_000
+    command = f"head -c {size} /dev/zero; while [ ! -e {gate} ]; do sleep 0.01; done; : > /dev/stdout"
+    job = service.submit(command=command)
+    assert eventually(lambda: service.get(f"/v1/jobs/{job['id']}").json()["stdout"]["bytes"] == size)
+    with socket.create_connection(("127.0.0.1", service.port)) as client:
+        client.settimeout(20)
+        client.sendall(head_of(service, "GET", f"/v1/jobs/{job['id']}/stdout"))
+        received = len(client.recv(1000))
+        gate.touch()
+        assert service.wait(job["id"])["state"] == "succeeded"
+        client.sendall(head_of(service, "GET", "/healthz"))
+        rest = b""
+        while data := client.recv(1 << 20):
+            received += len(data)
+            rest = (rest + data)[-1000:]
+    assert received < size
+    assert b'"status":"ok"' not in rest

@@ -1,9 +1,14 @@
 """The command line about jobs, against a running service and without one: what is printed, and the exit codes."""
 
 import json
+import os
+import pty
+import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -142,9 +147,47 @@ def test_without_a_token_nothing_is_asked(service: Service, tmp_path: Path) -> N
     assert b"JOBRUNNER_TOKEN" in ended.stderr
 
 
+def test_the_local_token_stays_here(service: Service) -> None:
+    """A server elsewhere has tokens of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.setblocking(False)
+        where = {"JOBRUNNER_URL": f"http://127.0.0.1:{elsewhere.getsockname()[1]}"}
+
+        ended = jobrunner(service, "list", code=REFUSED, environment=where)
+
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
+    assert b"JOBRUNNER_TOKEN" in ended.stderr
+
+
+def test_neither_a_proxy_nor_netrc_comes_between(service: Service, tmp_path: Path) -> None:
+    """The one would be told the token; the other has requests send another one."""
+    netrc = tmp_path / ".netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    netrc.chmod(0o600)
+    proxy = f"http://127.0.0.1:{free_port()}"
+
+    for surroundings in (
+        {"HTTP_PROXY": proxy, "http_proxy": proxy, "NO_PROXY": "", "no_proxy": ""},
+        {"NETRC": str(netrc)},
+    ):
+        jobrunner(service, "submit", "true", environment=surroundings)
+        jobrunner(service, "list", environment=remote(service) | surroundings)
+
+
+def test_a_service_on_a_unix_socket_is_not_looked_for_at_the_port(service: Service, tmp_path: Path) -> None:
+    """Whoever listens there would be told the token."""
+    behind = {"JOBRUNNER_SERVER_UNIX_SOCKET": str(tmp_path / "socket")}
+
+    for words in (["submit", "true"], ["logs", "1"], ["cancel", "1"]):
+        assert b"JOBRUNNER_URL" in jobrunner(service, *words, code=USAGE, environment=behind).stderr
+    jobrunner(service, "list", environment=behind)
+    jobrunner(service, "list", environment=behind | remote(service))
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "http://localhost:{port}/", "nonsense"])
 def test_a_server_that_can_not_be_reached(service: Service, url: str) -> None:
-    where = {"JOBRUNNER_URL": url.format(port=free_port()), "JOBRUNNER_TOKEN": "x", "NO_PROXY": "*"}
+    where = {"JOBRUNNER_URL": url.format(port=free_port()), "JOBRUNNER_TOKEN": "x"}
     ended = jobrunner(service, "list", code=UNREACHABLE, environment=where)
 
     assert ended.stderr.count(b"\n") == 1, ended.stderr
@@ -185,6 +228,70 @@ def test_a_list_is_the_same_from_the_server_and_from_the_database(service: Servi
     assert jobrunner(service, *words).stdout == jobrunner(service, *words, environment=remote(service)).stdout
 
 
+def test_a_list_goes_on_until_it_has_what_was_asked_for(start_service: StartService) -> None:
+    """A page of a rare combination ends early: it has looked at 10,000 jobs."""
+    service = start_service()
+    rare = [service.run(argv=["true"], name="rare", labels={"k": "v"})["number"]]
+    _add_copies(service, 10_050)
+    rare += [service.run(argv=["true"], name="rare", labels={"k": "v"})["number"] for _ in range(3)]
+    words = ["list", "--json", "--label", "k:v", "-q", "rare"]
+
+    for limit, wanted in ((50, rare[::-1]), (2, rare[:1:-1]), (4, rare[::-1])):
+        for environment in ({}, remote(service)):
+            listed = json.loads(jobrunner(service, *words, "--limit", str(limit), environment=environment).stdout)
+            assert [job["number"] for job in listed] == wanted
+
+
+def _add_copies(service: Service, number: int) -> None:
+    """Add jobs with the label ``k:v`` to a running service, by copying the first one."""
+    with closing(sqlite3.connect(service.data_dir / "jobrunner.db", timeout=30)) as database, database:
+        columns = [
+            name for _, name, *_ in database.execute("PRAGMA table_info(job)") if name not in {"number", "id", "name"}
+        ]
+        some = ", ".join(columns)
+        database.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+            f"INSERT INTO job (id, name, {some}) "
+            f"SELECT printf('0192f0c4-5d3e-7c31-9d0e-%012d', i), 'copy', {some} FROM n, job WHERE number = 1",
+            (number,),
+        )
+        database.execute(
+            "INSERT INTO job_label (number, key, value) SELECT number, 'k', 'v' FROM job WHERE name = 'copy'"
+        )
+
+
+def test_too_many_labels_to_filter_by_are_refused(service: Service) -> None:
+    words = ["list", *(word for n in range(33) for word in ("--label", f"k{n}:v"))]
+
+    for environment in ({}, remote(service)):
+        assert b"at most 32" in jobrunner(service, *words, code=USAGE, environment=environment).stderr
+        jobrunner(service, "list", "--label", "k:a", "--label", "k:b", code=USAGE, environment=environment)
+
+
+@pytest.mark.parametrize("words", [["list", "-q", "screen-breaker"], ["status", "{number}"]])
+def test_a_command_can_not_steer_the_terminal(service: Service, words: list[str]) -> None:
+    job = service.run(argv=["true", "screen-breaker\x1b[2J\x9b31m\x07"])
+
+    printed = on_a_terminal(service, *(word.format(number=job["number"]) for word in words))
+
+    assert "\x1b[2J" not in printed
+    assert not {"\x9b", "\x07"} & set(printed)
+    assert "\\x1b[2J" in printed.replace("\r\n", "")
+
+
+def on_a_terminal(service: Service, *words: str) -> str:
+    """Run a command whose output is a terminal; return what it has written there."""
+    ours, its = pty.openpty()
+    try:
+        command = [sys.executable, "-m", "jobrunner", *words]
+        environment = {**service.environment, "COLUMNS": "300", "TERM": "xterm"}
+        subprocess.run(command, cwd=ROOT, env=environment, stdout=its, check=True, timeout=60)
+        return os.read(ours, 1 << 16).decode()
+    finally:
+        os.close(ours)
+        os.close(its)
+
+
 def test_without_a_data_directory_there_is_nothing_to_look_at(service: Service, tmp_path: Path) -> None:
     for words in (["list"], ["gc"], ["db", "backup", str(tmp_path / "x")]):
         jobrunner(service, *words, code=FAILED, environment={"JOBRUNNER_STORAGE_DATA_DIR": str(tmp_path / "absent")})
@@ -211,6 +318,23 @@ def test_gc_is_silent_unless_asked(start_service: StartService) -> None:
     assert (report["dry_run"], report["purged"], report["kept"]) == (False, 3, 0)
     assert service.get("/v1/jobs").json()["jobs"] == []
     assert list(service.data_dir.glob("jobs/*/*")) == []
+
+
+def test_gc_names_the_directories_that_it_can_not_remove_and_does_the_rest(start_service: StartService) -> None:
+    service = start_service()
+    stuck, other = (service.run(argv=["true"]) for _ in range(2))
+    shelf = service.data_dir / "jobs" / stuck["id"][-2:]
+    shelf.rename(shelf.with_name("elsewhere"))
+    shelf.symlink_to(shelf.name)
+
+    ended = jobrunner(service, "gc", "--keep", "0", code=FAILED)
+
+    assert stuck["id"].encode() in ended.stderr
+    assert ended.stdout == b""
+    assert service.get("/v1/jobs").json()["jobs"] == []
+    if other["id"][-2:] != stuck["id"][-2:]:
+        assert not list(service.data_dir.glob(f"jobs/*/{other['id']}"))
+    assert json.loads(jobrunner(service, "gc", "--json", code=FAILED).stdout)["failed"] == 1
 
 
 def test_a_second_gc_leaves_the_work_to_the_first(service: Service) -> None:

@@ -160,3 +160,13 @@ def test_a_cursor_that_is_none_of_ours_is_refused(service: Service, cursor: str)
 def test_a_list_shows_no_output(service: Service, mark: str) -> None:
     for job in service.get(f"/v1/jobs?label=mark:{mark}").json()["jobs"]:
         assert "text" not in job["stdout"]
+
+
+def test_more_labels_than_a_job_can_have_are_refused(service: Service) -> None:
+    """Each costs a subquery, and SQLite has an end of them."""
+    for number in (33, 600):
+        query = "&".join(f"label=k{n}:v" for n in range(number))
+        assert pointers(check_problem(service.get(f"/v1/jobs?{query}"), 422, "invalid-request")) == {"?label"}
+    query = "&".join(f"label=k{n}:v" for n in range(32))
+    assert service.get(f"/v1/jobs?{query}").json() == {"jobs": [], "next": None}
+    assert service.get("/v1/jobs?" + "&".join(["label=same:twice"] * 100)).status_code == 200

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from jobrunner.app import House
+from jobrunner.web.application import make_flask_app
+from jobrunner.web.services import Services
 from tests.service import ROOT, Service
 
 
@@ -51,6 +54,16 @@ def test_it_is_an_openapi_document(document: dict[str, Any]) -> None:
     assert document["info"]["title"] == "jobrunner"
     assert document["info"]["version"]
     assert document["paths"]
+
+
+def test_it_is_made_once(house: House) -> None:
+    services = Services(house.jobs, house.access, house.catalogue, house.health, house.waiters, house.config.server)
+    app = make_flask_app(services)
+    client = app.test_client()
+    first = client.get("/openapi.json", base_url="http://localhost").get_data()
+    vars(app)["spec_json"] = {"made": "again"}
+
+    assert client.get("/openapi.json", base_url="http://localhost").get_data() == first
 
 
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:

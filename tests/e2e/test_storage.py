@@ -37,6 +37,11 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
         yield make
 
 
+def free_bytes(directory: Path) -> int:
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
+
+
 def fill(directory: Path) -> Path:
     """Take all the space there is."""
     ballast = directory / "ballast"
@@ -87,6 +92,19 @@ def test_a_job_that_fills_the_disk_ends_and_is_not_lost(start_service: StartServ
     )
 
     assert (job["state"], job["exit_code"]) == ("failed", 41)
+    assert service.request("DELETE", f"/v1/jobs/{job['id']}").status_code == 204
+    assert service.run(command="echo after")["stdout"]["text"] == "after\n"
+
+
+def test_a_job_that_keeps_the_disk_full_can_be_canceled(start_service: StartService, mount: Mount) -> None:
+    """The wish that it should end has to be written first."""
+    service = start_service(data_dir=mount("-t", "tmpfs", "-o", "size=1m", "tmpfs"))
+    job = service.submit(command="while :; do head -c 20000 /dev/zero >> fill; sleep 0.02; done 2>/dev/null", grace=1)
+    assert eventually(lambda: free_bytes(service.data_dir) < 4096)
+
+    assert service.request("POST", f"/v1/jobs/{job['id']}/cancel", json={"grace": 0}).status_code == 202
+
+    assert check_job(service.wait(job["id"], within=20))["state"] == "canceled"
     assert service.request("DELETE", f"/v1/jobs/{job['id']}").status_code == 204
     assert service.run(command="echo after")["stdout"]["text"] == "after\n"
 
@@ -198,7 +216,14 @@ def test_a_service_whose_disk_turned_read_only_is_not_ready(start_service: Start
 
     break_disk(disk)
 
-    assert check_problem(service.get("/readyz"), 503, "not-ready")["checks"]["database"]
+    answers = []
+
+    def is_refused() -> bool:
+        answers.append(service.get("/readyz"))  # what a worker saw of the database holds good for a second
+        return answers[-1].status_code == 503
+
+    assert eventually(is_refused)
+    assert check_problem(answers[-1], 503, "not-ready")["checks"]["database"]
 
 
 def test_a_job_that_ended_on_a_read_only_disk_is_not_running_for_ever(

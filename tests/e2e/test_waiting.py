@@ -62,9 +62,23 @@ def test_the_parameter_overrules_the_preference(service: Service) -> None:
     response = service.get(f"/v1/jobs/{job['id']}?wait=0.3", headers={"Prefer": "wait=20"})
 
     assert 0.3 <= time.monotonic() - began < 4
-    assert response.headers["Preference-Applied"] == "wait=0.3"
+    assert "Preference-Applied" not in response.headers
     assert response.json()["state"] == "running"
     service.request("DELETE", f"/v1/jobs/{job['id']}?force=true")
+
+
+def test_only_the_preference_that_was_followed_is_said_to_be_applied(service: Service) -> None:
+    job = service.run(argv=["true"])["id"]
+    headers = {"Prefer": "return=minimal"}
+
+    answers = [
+        service.get(f"/v1/jobs/{job}?wait=1", headers=headers),
+        service.post("/v1/jobs?wait=5", {"argv": ["true"]}, headers=headers),
+        service.post(f"/v1/jobs/{job}/rerun?wait=5", headers=headers),
+    ]
+
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert not [answer for answer in answers if "Preference-Applied" in answer.headers]
 
 
 @pytest.mark.parametrize("preference", ["wait=x", "wait=-1", "wait=1e3", "wait", "wait=", "return=minimal", ";;,=,"])

@@ -136,6 +136,14 @@ def test_a_name_that_can_not_be_printed_is_refused(access: Access, name: str) ->
     assert access.list_tokens() == []
 
 
+@pytest.mark.parametrize("name", ["service", "local"])
+def test_a_name_that_the_service_uses_itself_is_refused(access: Access, name: str) -> None:
+    """``cancel.by`` could not be told from it."""
+    with pytest.raises(InvalidRequest, match="itself"):
+        access.create_token(name)
+    assert access.list_tokens() == []
+
+
 def test_tokens_are_listed_by_name(access: Access) -> None:
     for name in ("b", "a", "c"):
         access.create_token(name)

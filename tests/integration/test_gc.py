@@ -1,5 +1,6 @@
 """Retention: what is beyond the limits goes, the newest stay, and what has not ended is never touched."""
 
+import errno
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from jobrunner.config import Gc
 from jobrunner.domain.ids import make_job_id
 from jobrunner.domain.spec import Input, InputKind
 from jobrunner.domain.states import JobState
-from jobrunner.service.gc import GcService, Report
+from jobrunner.service.gc import Failure, GcService, Report
 from jobrunner.spool import Spool
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Database
@@ -214,6 +215,55 @@ def test_a_dry_run_tells_the_same_and_changes_nothing(gc: GcService, database: D
     assert told.orphans == (orphan.name,)
     assert gc.run(limits(keep=1)) == told
     assert told.freed_bytes == 8192
+
+
+# ── what can't be removed ──
+
+
+class StickySpool(Spool):
+    """Some directories of which can't be removed."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        self.stuck: set[str] = set()
+
+    def remove(self, job_id: str) -> None:
+        if job_id in self.stuck:
+            raise OSError(errno.EIO, "is stuck", self.path(job_id))
+        super().remove(job_id)
+
+
+def test_a_directory_that_can_not_be_removed_stops_nothing(database: Database, data_dir: Path) -> None:
+    spool = StickySpool(data_dir)
+    jobs = [add_ended(database, disk_bytes=10) for _ in range(3)]
+    directories = [make_directory(spool, job.id, age=7200) for job in jobs]
+    orphans = [make_directory(spool, age=7200) for _ in range(3)]
+    spool.stuck = {jobs[1].id, orphans[1].name}
+
+    report = GcService(database, spool, lambda: NOW).run(limits(keep=0))
+
+    assert left(database) == []
+    assert [directory.exists() for directory in [*directories, *orphans]] == [False, True, False] * 2
+    assert set(report.failures) == {Failure(jobs[1].id, "is stuck"), Failure(orphans[1].name, "is stuck")}
+    assert set(report.orphans) == {orphans[0].name, orphans[2].name}
+    assert (len(report.purged), report.freed_bytes) == (3, 20)
+
+    spool.stuck = set()
+    again = GcService(database, spool, lambda: NOW).run(NOTHING)
+
+    assert (set(again.orphans), again.failures) == ({jobs[1].id, orphans[1].name}, ())
+
+
+def test_a_directory_that_can_not_be_looked_into_stops_nothing(gc: GcService, spool: Spool, data_dir: Path) -> None:
+    loop = data_dir / "jobs" / "00"
+    loop.parent.mkdir(exist_ok=True)
+    loop.symlink_to("00")
+    orphan = make_directory(spool, "0192f0c4-5d3e-7c31-9d0e-0000000000ff", age=7200)
+
+    report = gc.run(NOTHING)
+
+    assert report.orphans == (orphan.name,)
+    assert [failure.where for failure in report.failures] == [str(loop)]
 
 
 # ── orphans ──

@@ -23,7 +23,6 @@ from jobrunner.executor.pool import Executor
 from jobrunner.hints import Hint, Hints
 from jobrunner.locks import FileLock, is_locked
 from jobrunner.store import jobs as store
-from jobrunner.store.reserve import Reserve
 from tests.factories import CALLER, is_dead
 from tests.service import ROOT, clean_environment, eventually
 
@@ -50,10 +49,12 @@ class Clock:
         return datetime.now(UTC) + self.ahead
 
 
-def make_executor(house: House, *, now: Now = utc_now, hints: Hints | None = None) -> Executor:
+def make_executor(
+    house: House, *, now: Now = utc_now, hints: Hints | None = None, kind: type[Executor] = Executor
+) -> Executor:
     """Make an executor of this house with a clock or hints of one's own."""
     settings = house.config.executor
-    return Executor(
+    return kind(
         secrets.token_hex(8),
         house.database,
         house.spool,
@@ -64,8 +65,7 @@ def make_executor(house: House, *, now: Now = utc_now, hints: Hints | None = Non
         kill_leftovers=settings.kill_leftovers,
         orphans=None,
         drain=house.drain,
-        find_end=EndsFile(house.data_dir / "run" / "ends").find,
-        reserve=Reserve(house.data_dir / "reserve"),
+        ends=EndsFile(house.data_dir / "run" / "ends"),
         now=now,
     )
 
@@ -76,12 +76,13 @@ class Background:
     def __init__(self, executor: Executor, lock: Path) -> None:
         self.executor = executor
         self.failure: BaseException | None = None
+        self.ready = threading.Event()
         self._lock = FileLock(lock)
         self._thread = threading.Thread(target=self._run, name="test-executor")
 
     def _run(self) -> None:
         try:
-            self.executor.run(self._lock)
+            self.executor.run(self._lock, on_ready=self.ready.set)
         except BaseException as error:  # noqa: BLE001 it is raised again where it is seen
             self.failure = error
 

@@ -14,6 +14,9 @@ from jobrunner.app import House
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import Job
 from jobrunner.domain.states import JobState, Priority
+from jobrunner.executor.pool import Executor
+from jobrunner.executor.run import Run
+from jobrunner.executor.slots import Threads
 from jobrunner.hints import Hints
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.store import jobs as store
@@ -133,7 +136,9 @@ def test_two_executors_by_mistake_run_each_job_once(new_house: NewHouse, tmp_pat
     houses = [new_house(executor={"max_running": 4}) for _ in range(2)]
     first, second = (make_executor(each) for each in houses)
 
-    with background(first, tmp_path / "one.lock"), background(second, tmp_path / "two.lock"):
+    with background(first, tmp_path / "one.lock") as one, background(second, tmp_path / "two.lock") as two:
+        assert one.ready.wait(10)
+        assert two.ready.wait(10)
         jobs = make_jobs(houses[0], 200, f"echo $JOBRUNNER_JOB_NUMBER >> {tmp_path}/log")
         assert eventually(lambda: all_ended(houses[0]), within=20)
 
@@ -166,7 +171,8 @@ def test_no_signal_is_lost_while_a_slot_goes_on_to_the_next_job(new_house: NewHo
             assert hints.reached.wait(10)
             assert get(house, job).state is JobState.RUNNING
             house.jobs.signal(job.id, CALLER, "KILL")
-            eventually(lambda: not _has_signals(house), within=1)  # it may be kept until there is a process
+            # Whoever passes it on meanwhile finds no process: it is kept until there is one.
+            assert not eventually(lambda: not _has_signals(house), within=1)
             hints.go_on.set()
             assert eventually(lambda: get(house, job).state.is_ended, within=3), "the signal is lost"
     finally:
@@ -368,3 +374,53 @@ def test_a_cancel_works_while_nothing_can_be_written(house: House) -> None:
 
     assert ended.state is JobState.CANCELED
     assert [sent.signal for sent in ended.signals] == [signal.SIGTERM, signal.SIGKILL]
+
+
+# ── what can't be started ──
+
+
+class Reluctant(Executor):
+    """Has no descriptor, or no thread, for a job at first."""
+
+    failures = 3
+
+    def _make_run(self, job: Job) -> Run:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(24, "Too many open files")
+        return super()._make_run(job)
+
+
+def test_a_job_that_can_not_be_started_at_first_is_started_later(house: House) -> None:
+    jobs = [make_job(house, shell("exit 3")) for _ in range(5)]
+
+    with background(make_executor(house, kind=Reluctant), house.executor_lock):
+        assert eventually(lambda: all_ended(house))
+
+    assert [get(house, job).status for job in jobs] == [ExitStatus(code=3)] * 5
+
+
+def test_what_was_never_started_is_queued_again_when_the_executor_stops(house: House) -> None:
+    class Refusing(Reluctant):
+        failures = 1 << 30
+
+    jobs = [make_job(house, shell("exit 3")) for _ in range(3)]
+    with background(make_executor(house, kind=Refusing), house.executor_lock):
+        assert eventually(lambda: all(get(house, job).state is JobState.RUNNING for job in jobs))
+
+    assert [get(house, job).state for job in jobs] == [JobState.QUEUED] * 3
+    with running_executor(house):
+        assert all(wait(house, job).status == ExitStatus(code=3) for job in jobs)
+
+
+def test_a_thread_that_fails_gives_its_slot_back() -> None:
+    idle: list[str] = []
+    threads = Threads(lambda: idle.append("idle"))
+
+    def fail() -> None:
+        raise KeyError("a mistake")
+
+    for _ in range(3):
+        threads.start(fail)
+    assert eventually(lambda: len(idle) == 3)
+    threads.join()

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from flask import Response, request
 
 from jobrunner.domain.errors import InvalidRequest
-from jobrunner.domain.job import JobFilter
+from jobrunner.domain.job import JobFilter, parse_label_filters
 from jobrunner.domain.states import ACTIVE, ENDED, JobState
 from jobrunner.service.document import job_path, render_job, render_plan
 from jobrunner.service.jobs import Accepted
@@ -36,7 +36,8 @@ def submit(query: SubmitQuery, body: Submission) -> Response:
         return json_response(render_plan(services().jobs.plan(body.to_domain(), caller())))
     seconds = _waiting_time(query.wait)
     key = parse_idempotency_key(lambda: body.model_dump(mode="json"))
-    return _answer(services().jobs.submit(body.to_domain(), caller(), wait=seconds or 0, key=key), seconds)
+    accepted = services().jobs.submit(body.to_domain(), caller(), wait=seconds or 0, key=key)
+    return _answer(accepted, query.wait, seconds)
 
 
 @bp.post("/<job_id>/rerun", responses={202: JobDocument, 200: JobDocument})
@@ -44,17 +45,18 @@ def rerun(path: JobPath, query: RerunQuery) -> Response:
     """Submit a new job of the same specification. Answers as a submission does."""
     seconds = _waiting_time(query.wait)
     key = parse_idempotency_key(lambda: ["rerun", path.job_id])
-    return _answer(services().jobs.rerun(path.job_id, caller(), wait=seconds or 0, key=key), seconds)
+    accepted = services().jobs.rerun(path.job_id, caller(), wait=seconds or 0, key=key)
+    return _answer(accepted, query.wait, seconds)
 
 
-def _answer(accepted: Accepted, seconds: float | None) -> Response:
+def _answer(accepted: Accepted, asked: float | None, seconds: float | None) -> Response:
     job = accepted.job
     ended = job.state.is_ended
     response = job_response(job, 200 if ended else 202, include_output=ended)
     response.headers["Location"] = job_path(job)
     if accepted.is_repeat:
         response.headers["Idempotency-Replayed"] = "true"
-    return _applied(response, seconds)
+    return _applied(response, asked, seconds)
 
 
 @bp.get("", responses={200: JobListDocument})
@@ -64,7 +66,7 @@ def list_jobs(query: ListQuery) -> Response:
         states=_states(query.state),
         name=query.name,
         owner=query.owner,
-        labels=_labels(query.label),
+        labels=parse_label_filters((key, value) for key, _, value in (text.partition(":") for text in query.label)),
         since=query.since,
         until=query.until,
         text=query.q,
@@ -88,7 +90,7 @@ def get(path: JobPath, query: JobQuery) -> Response:
     if seconds is not None:
         job = services().jobs.wait(job, caller(), seconds)
     response = job_response(job, 200, include_output=query.include == "output")
-    return conditional(_applied(response, seconds))
+    return conditional(_applied(response, query.wait, seconds))
 
 
 @bp.delete("/<job_id>", responses={204: None})
@@ -108,23 +110,15 @@ def _waiting_time(asked: float | None) -> float | None:
     return parse_wait(asked, services().settings.max_wait)
 
 
-def _applied(response: Response, seconds: float | None) -> Response:
-    if seconds is not None and "Prefer" in request.headers:
+def _applied(response: Response, asked: float | None, seconds: float | None) -> Response:
+    """Say that the preference was followed (RFC 7240, section 3): not one that the parameter has overruled."""
+    if asked is None and seconds is not None:
         response.headers["Preference-Applied"] = f"wait={seconds:g}"
     return response
 
 
 def _states(names: list[str]) -> frozenset[JobState]:
     return frozenset().union(*(_STATE_GROUPS[name] if name in _STATE_GROUPS else {JobState(name)} for name in names))
-
-
-def _labels(given: list[str]) -> dict[str, str]:
-    labels: dict[str, str] = {}
-    for text in given:
-        key, _, value = text.partition(":")
-        if labels.setdefault(key, value) != value:
-            raise InvalidRequest.at("?label", f"no job has two values for {key!r}")
-    return labels
 
 
 def _cursor(before: int) -> str:

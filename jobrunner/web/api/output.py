@@ -1,5 +1,6 @@
 """``/v1/jobs/ID/stdout`` and ``/stderr``: what a job wrote, byte for byte."""
 
+import errno
 import io
 import os
 from typing import BinaryIO, cast
@@ -30,7 +31,8 @@ class FileSlice(io.RawIOBase):
     def __init__(self, file: BinaryIO, start: int, length: int) -> None:
         file.seek(start)
         self._file = file
-        self._left = length
+        self._end = start + length
+        self._at = start  # by what we were told: a server puts the descriptor itself back to the begin
 
     def fileno(self) -> int:
         """Return the file's descriptor."""
@@ -42,18 +44,30 @@ class FileSlice(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         """Read on, but not beyond the part's end."""
-        data = self._file.read(self._left if size < 0 else min(size, self._left))
-        self._left -= len(data)
+        left = self._end - self._at
+        data = self._file.read(left if size < 0 else min(size, left))
+        self._at += len(data)
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move within the file: a server that has sent it by the kernel says so."""
-        return self._file.seek(offset, whence)
+        self._at = self._file.seek(offset, whence)
+        return self._at
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file.
+
+        Raises:
+            ConnectionResetError: not all of it was sent, though its length was promised: a job may shorten its
+                own output. The connection is useless then, since the client takes what follows for the rest.
+        """
+        if self.closed:
+            return
+        missing = self._end - self._at
         self._file.close()
         super().close()
+        if missing > 0:
+            raise ConnectionResetError(errno.ECONNRESET, f"{missing} bytes are missing in the answer")
 
 
 @bp.get("/<job_id>/<any(stdout,stderr):stream>")

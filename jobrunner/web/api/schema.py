@@ -208,7 +208,9 @@ class ListQuery(Query):
         [], description="one of these; `active` is queued or running, `ended` all others"
     )
     name: str | None = None
-    label: list[Annotated[str, Field(pattern=r"^[^:]+:")]] = Field([], description="`key:value`; all of these")
+    label: list[Annotated[str, Field(pattern=r"^[^:]+:")]] = Field(
+        [], description="`key:value`; all of these", json_schema_extra={"maxItems": LABELS_MAX}
+    )
     owner: str | None = None
     since: AwareDatetime | None = Field(None, description="created at or after")
     until: AwareDatetime | None = Field(None, description="created at or before")

@@ -1,6 +1,7 @@
 """The service itself: ``/healthz``, ``/readyz``, ``/v1/stats``, ``/openapi.json``."""
 
 import copy
+import threading
 from typing import cast
 
 from flask import Response, current_app
@@ -12,8 +13,11 @@ from jobrunner.web.api.description import complete
 from jobrunner.web.api.documents import HealthDocument, ProblemDocument, StatsDocument
 from jobrunner.web.api.schema import NoQuery
 from jobrunner.web.errors import problem
-from jobrunner.web.render import json_response
+from jobrunner.web.render import json_response, to_json
 from jobrunner.web.services import services
+
+_DESCRIPTION = "jobrunner.openapi"
+_making = threading.Lock()
 
 bp = ApiBlueprint("service", __name__, abp_responses={"default": ProblemDocument})
 
@@ -55,4 +59,9 @@ def stats(query: NoQuery) -> Response:  # noqa: ARG001 refuses what is not known
 @bp.get("/openapi.json", doc_ui=False)
 def openapi() -> Response:
     """Describe the service. Needs no token."""
-    return json_response(complete(copy.deepcopy(cast("OpenAPI", current_app).api_doc)))
+    app = cast("OpenAPI", current_app)
+    with _making:
+        text = app.extensions.get(_DESCRIPTION)
+        if text is None:
+            text = app.extensions[_DESCRIPTION] = to_json(complete(copy.deepcopy(app.api_doc)))
+    return Response(text, content_type="application/json")

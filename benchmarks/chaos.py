@@ -1,0 +1,223 @@
+"""Kill processes of the service at random while jobs run, and see whether anything is lost, run twice or wrong.
+
+python -m benchmarks.chaos --minutes 30 [--workers 4] [--seed 1]
+"""
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from jobrunner.proc import list_pids, read_stat
+from tests.service import Service, eventually
+
+SCRIPT = """\
+echo "begin {index}" >> {ledger}
+sleep {seconds}
+printf 'out {index}\\n'
+printf 'err {index}\\n' >&2
+echo "end {index} $(date +%s.%N)" >> {ledger}
+exit {code}
+"""
+
+
+@dataclass
+class Report:
+    """What was done, and what was wrong; without `wrong` all is well.
+
+    Attributes:
+        jobs: acknowledged submissions.
+        unanswered: submissions whose connection broke before the answer.
+        kills: how often which process was killed.
+        lost: jobs whose end nobody saw: they ended while no supervisor ran.
+    """
+
+    jobs: int = 0
+    unanswered: int = 0
+    kills: Counter[str] = field(default_factory=Counter)
+    lost: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+class Chaos:
+    """A service, clients that submit, and somebody who kills."""
+
+    def __init__(self, directory: Path, *, workers: int, seed: int, pace: float) -> None:
+        self._random = random.Random(seed)
+        self._pace = pace
+        self._ledger = directory / "ledger"
+        self._ledger.touch()
+        self._service = Service(directory / "data", {"server": {"workers": workers}, "executor": {"max_running": 8}})
+        self._acknowledged: dict[str, int] = {}
+        self._next = 0
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._down: list[tuple[float, float]] = []
+        self.report = Report()
+
+    def run(self, seconds: float, least: int) -> Report:
+        """Go on for so long, and until so many jobs are acknowledged; then check all of them."""
+        self._service.start()
+        headers = {"Authorization": f"Bearer {self._service.token}"}
+        deadline = time.monotonic() + seconds
+        with ThreadPoolExecutor(3) as pool:
+            clients = [pool.submit(self._submit, headers) for _ in range(3)]
+            try:
+                while time.monotonic() < deadline or len(self._acknowledged) < least:
+                    time.sleep(self._random.uniform(0.3, 1.2))
+                    self._kill(self._random.choice(["worker", "worker", "web", "executor", "executor", "serve", "all"]))
+            finally:
+                self._stop.set()
+            for client in clients:
+                client.result()
+        try:
+            self._check()
+        finally:
+            self._service.stop()
+        return self.report
+
+    def _submit(self, headers: dict[str, str]) -> None:
+        while not self._stop.is_set():
+            with self._lock:
+                index = self._next
+                self._next += 1
+            code = index % 7
+            seconds = (index % 5) * 0.1
+            script = SCRIPT.format(index=index, ledger=self._ledger, seconds=seconds, code=code)
+            try:
+                answer = requests.post(
+                    f"{self._service.url}/v1/jobs",
+                    json={"argv": ["/bin/sh", "-c", script]},
+                    headers=headers,
+                    timeout=30,
+                )
+            except requests.RequestException:
+                self.report.unanswered += 1
+                time.sleep(0.05)
+                continue
+            if answer.status_code == 202:
+                self._acknowledged[answer.json()["id"]] = index
+            else:
+                self.report.wrong.append(f"submission {index}: {answer.status_code} {answer.text[:200]}")
+            time.sleep(self._pace)
+
+    def _kill(self, whom: str) -> None:
+        own = self._own()
+        chosen = [pid for pid, name in own.items() if whom in {name, "all"}]
+        if not chosen:
+            return
+        if whom == "worker":
+            chosen = [self._random.choice(chosen)]
+        self.report.kills[whom] += 1
+        began = time.time()
+        for pid in chosen:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if whom in {"serve", "all"}:
+            assert self._service.process is not None
+            self._service.process.wait()
+            self._service.start()
+            self._down.append((began, time.time()))
+
+    def _own(self) -> dict[int, str]:
+        """Return the service's processes, without those of its jobs, and what they are."""
+        stats = {pid: stat for pid in list_pids() if (stat := read_stat(pid))}
+        found = {self._service.pid: "serve"}
+        for pid, stat in stats.items():
+            word = (_command_line(pid) or [""])[-1]
+            if stat.parent == self._service.pid and stat.session != pid and word in {"executor", "web"}:
+                found[pid] = word
+        webs = [pid for pid, name in found.items() if name == "web"]
+        found.update((pid, "worker") for pid, stat in stats.items() if stat.parent in webs)
+        return found
+
+    def _check(self) -> None:
+        self._service.http.close()
+        assert eventually(self._is_ready, within=60), "the service does not come back"
+        documents = {job: self._wait(job) for job in self._acknowledged}
+        begun: Counter[int] = Counter()
+        ended: dict[int, float] = {}
+        for line in self._ledger.read_text().splitlines():
+            words = line.split()
+            if words[0] == "begin":
+                begun[int(words[1])] += 1
+            else:
+                ended[int(words[1])] = float(words[2])
+        wrong = self.report.wrong
+        self.report.jobs = len(documents)
+        wrong += [f"submission {index} ran {times} times" for index, times in begun.items() if times > 1]
+        for job, index in self._acknowledged.items():
+            document = documents[job]
+            if document["state"] == "lost":
+                self._judge_lost(index, document, ended.get(index))
+            elif document["finished_at"] is None:
+                wrong.append(f"submission {index} has not ended: {document['state']}")
+            elif begun[index] != 1:
+                wrong.append(f"submission {index} ran {begun[index]} times: {document['state']}")
+            elif document["exit_code"] != index % 7:
+                wrong.append(f"submission {index}: exit code {document['exit_code']}, not {index % 7}: {document}")
+            elif (self._output(job, "stdout"), self._output(job, "stderr")) != (f"out {index}\n", f"err {index}\n"):
+                wrong.append(f"submission {index}: its output is not complete")
+
+    def _is_ready(self) -> bool:
+        try:
+            return self._service.get("/readyz").ok
+        except requests.RequestException:
+            return False
+
+    def _judge_lost(self, index: int, document: dict[str, Any], ended: float | None) -> None:
+        """Nobody can know the status of a process that ended while no supervisor was there to reap it."""
+        self.report.lost += 1
+        if ended is None or not any(begin - 0.1 <= ended <= end for begin, end in self._down):
+            self.report.wrong.append(f"submission {index} is lost, though somebody was there: {document['error']}")
+
+    def _wait(self, job: str) -> dict[str, Any]:
+        deadline = time.monotonic() + 60
+        while True:
+            document: dict[str, Any] = self._service.get(f"/v1/jobs/{job}").json()
+            if document.get("finished_at") or time.monotonic() > deadline:
+                return document
+            time.sleep(0.1)
+
+    def _output(self, job: str, stream: str) -> str:
+        return self._service.get(f"/v1/jobs/{job}/{stream}").text
+
+
+def _command_line(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        chaos = Chaos(Path(directory), workers=arguments.workers, seed=arguments.seed, pace=0.05)
+        report = chaos.run(arguments.minutes * 60, 500)
+    print(f"{report.jobs} jobs acknowledged, {report.unanswered} submissions without an answer")
+    print("killed: " + ", ".join(f"{name} {count} times" for name, count in sorted(report.kills.items())))
+    print(f"{report.lost} lost, which ended while no supervisor ran")
+    for line in report.wrong:
+        print(line)
+    sys.exit(1 if report.wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
