@@ -6,11 +6,9 @@ wake the first; without them it looks every `TICK` seconds.
 """
 
 import logging
-import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
@@ -23,8 +21,9 @@ from jobrunner.domain.spec import Input
 from jobrunner.drain import Drain
 from jobrunner.ends import EndsFile
 from jobrunner.executor.run import NeverStarted, Run, Surroundings
-from jobrunner.executor.slots import Slots, Threads
+from jobrunner.executor.slots import Slots, Threads, make_room
 from jobrunner.executor.tree import Orphans
+from jobrunner.executor.trouble import Trouble
 from jobrunner.hints import Hint, Hints, Inbox
 from jobrunner.locks import FileLock
 from jobrunner.spool import Spool
@@ -37,12 +36,6 @@ T = TypeVar("T")
 
 TICK = 0.25
 """Seconds after which a lost hint is made up for."""
-
-_DESCRIPTORS = 64
-"""What the executor itself needs, amply."""
-
-_DESCRIPTORS_OF_JOB = 8
-"""Two while a job runs, and some more while it starts."""
 
 _LOCK_PAUSE = 0.1
 """Seconds between two tries to get the lock: the gap between an executor and the next one."""
@@ -140,9 +133,9 @@ class Executor:
             lock.release()
 
     def _run(self, on_ready: Callable[[], None], *, until_drained: bool) -> None:
-        self._slots.size = _make_room(self._slots.size)
+        self._slots.size = make_room(self._slots.size)
         logger.info("executor %s runs up to %d jobs at a time", self._identity, self._slots.size)
-        trouble = _Trouble()
+        trouble = Trouble(RETRY_PAUSE)
         adopted = False
         hints: set[bytes] = set()
         while not self._stopping:
@@ -410,39 +403,6 @@ class Executor:
         except StorageError as error:
             # The row will have them when the job has ended.
             logger.warning("can't write down the signals of the job: %s", error)
-
-
-class _Trouble:
-    """Says once that the storage refuses, and once that it is back."""
-
-    def __init__(self) -> None:
-        self.is_on = False
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        try:
-            yield
-        except (StorageError, OSError) as error:
-            if not self.is_on:
-                logger.error("the storage refuses, trying again every %g s: %s", RETRY_PAUSE, error)  # noqa: TRY400
-            self.is_on = True
-        else:
-            if self.is_on:
-                logger.info("the storage is back")
-            self.is_on = False
-
-
-def _make_room(slots: int) -> int:
-    """Raise the soft limit of open descriptors for so many slots; return how many fit under the hard one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS + slots * _DESCRIPTORS_OF_JOB
-    if hard != resource.RLIM_INFINITY and wanted > hard:
-        fitting = max((hard - _DESCRIPTORS) // _DESCRIPTORS_OF_JOB, 1)
-        logger.warning("only %d of %d jobs at a time: the hard limit of open files is %d", fitting, slots, hard)
-        slots, wanted = min(slots, fitting), hard
-    if soft != resource.RLIM_INFINITY and wanted > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return slots
 
 
 def describe(end: JobEnd) -> str:

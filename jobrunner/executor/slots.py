@@ -2,10 +2,17 @@
 
 import logging
 import queue
+import resource
 import threading
 from collections.abc import Callable
 
 logger = logging.getLogger("jobrunner.executor")
+
+_DESCRIPTORS = 64
+"""What the executor itself needs, amply."""
+
+_DESCRIPTORS_OF_JOB = 8
+"""Two while a job runs, and some more while it starts."""
 
 
 class Slots:
@@ -106,3 +113,16 @@ class Threads:
             self._work.put(None)
         for thread in self._threads:
             thread.join()
+
+
+def make_room(slots: int) -> int:
+    """Raise the soft limit of open descriptors for so many slots; return how many fit under the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS + slots * _DESCRIPTORS_OF_JOB
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        fitting = max((hard - _DESCRIPTORS) // _DESCRIPTORS_OF_JOB, 1)
+        logger.warning("only %d of %d jobs at a time: the hard limit of open files is %d", fitting, slots, hard)
+        slots, wanted = min(slots, fitting), hard
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return slots

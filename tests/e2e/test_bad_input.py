@@ -15,7 +15,6 @@ from tests.service import Service
 @pytest.mark.parametrize(
     "body",
     [
-        pytest.param(b"", id="empty"),
         pytest.param(b" ", id="blank"),
         pytest.param(b"{", id="cut off"),
         pytest.param(b'{"argv": ["true"]} x', id="more behind it"),

@@ -113,6 +113,17 @@ def test_a_job_that_ends_while_no_worker_is_there_is_not_guessed(start_service: 
         assert (ended["state"], ended["exit_code"], ended["error"]["code"]) == ("lost", None, "worker-lost")
 
 
+def test_workers_of_another_kind_hear_signals_and_their_jobs_too(start_service: StartService) -> None:
+    """What guards the forks of our own workers must not touch theirs."""
+    command = (*GUNICORN, "-k", "sync", "--threads", "1", "-w", "1")
+    service = start_service(command=command)
+
+    job = service.run(argv=["grep", "SigBlk", "/proc/self/status"])
+
+    assert job["stdout"]["text"].split() == ["SigBlk:", "0" * 16]
+    assert service.stop(within=8) == 0
+
+
 def test_a_server_without_our_settings_runs_jobs_after_the_first_request(start_service: StartService) -> None:
     command = (*GUNICORN, "-k", "sync", "-w", "1", "-c", "/dev/null", "-b", "127.0.0.1:{port}")
     service = start_service(command=command)
