@@ -18,6 +18,7 @@ class Trouble:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
+        """Go on after an error of the storage; the next try is the caller's."""
         try:
             yield
         except (StorageError, OSError) as error:
