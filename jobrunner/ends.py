@@ -39,8 +39,9 @@ class EndsFile:
     process gone finds its line.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, most_bytes: int = MOST_BYTES) -> None:
         self._path = path
+        self._most_bytes = most_bytes
 
     def append(self, what: End | Orphan) -> None:
         """Add a line.
@@ -55,7 +56,7 @@ class EndsFile:
             size = os.fstat(fd).st_size
         finally:
             os.close(fd)
-        if size > MOST_BYTES:
+        if size > self._most_bytes:
             self._cut()
 
     def find(self, pid: int, start_ticks: int) -> int | None:

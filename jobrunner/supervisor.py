@@ -46,6 +46,9 @@ _LISTENED_TO = (*_STOP, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 FIRST_DELAY, MOST_DELAY, LONG_LIFE = 0.2, 30.0, 2.0
 """Seconds until a child that died is started again: doubled while they die at once, up to a most."""
 
+RETRY_SECONDS = 1.0
+"""Between two tries to start a process that the system refuses."""
+
 BOOT_SECONDS = 60.0
 """How long new processes may take to get ready when the service is reloaded."""
 
@@ -137,9 +140,7 @@ class Supervisor:
         if signal.SIGHUP in signals:
             self._reload()
         if signal.SIGUSR1 in signals:
-            logger.info("draining: no new jobs; the service ends with the last one")
-            self._drain.begin()
-            self._notifier.status("draining")
+            self._begin_to_drain()
         self._reap()
         self._go_on_reloading()
         now = time.monotonic()
@@ -174,6 +175,13 @@ class Supervisor:
     # ── children ──
 
     def _start(self, name: str) -> None:
+        try:
+            self._spawn(name)
+        except OSError as error:  # no descriptor, no memory, no process is to be had: not for ever
+            logger.error("can't start the %s process, trying again: %s", name, error)  # noqa: TRY400
+            self._restart_at[name] = time.monotonic() + RETRY_SECONDS
+
+    def _spawn(self, name: str) -> None:
         ready, write = os.pipe2(os.O_CLOEXEC)
         environ = {**self._environ, READY_FD: str(write), PARENT: str(os.getpid())}
         inherited = [write]
@@ -186,6 +194,9 @@ class Supervisor:
             # A group of its own: what a terminal sends to all is for us to pass on.
             argv = [sys.executable, "-m", "jobrunner", name]
             pid = os.posix_spawn(sys.executable, argv, environ, setpgroup=0)
+        except BaseException:
+            os.close(ready)
+            raise
         finally:
             for fd in inherited:
                 os.set_inheritable(fd, False)
@@ -282,6 +293,15 @@ class Supervisor:
         self._reload_until = None
         self._kill_at = time.monotonic() + self._config.executor.grace + 4
         self._send(signal.SIGTERM, list(self._children.values()))
+
+    def _begin_to_drain(self) -> None:
+        try:
+            self._drain.begin()
+        except OSError as error:
+            logger.error("can't drain: %s", error)  # noqa: TRY400
+            return
+        logger.info("draining: no new jobs; the service ends with the last one")
+        self._notifier.status("draining")
 
     # ── new code and new settings ──
 

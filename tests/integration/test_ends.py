@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from jobrunner import ends
 from jobrunner.ends import End, EndsFile
 
 
@@ -42,9 +41,8 @@ def test_lines_of_another_boot_and_broken_ones_are_passed_over(path: Path, damag
     assert EndsFile(path).find(100, 7) == 256
 
 
-def test_the_file_stays_small_and_keeps_the_newer_half(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ends, "MOST_BYTES", 4096)
-    file = EndsFile(path)
+def test_the_file_stays_small_and_keeps_the_newer_half(path: Path) -> None:
+    file = EndsFile(path, most_bytes=4096)
     for number in range(500):
         file.append(End(number, 1, 0))
 
@@ -55,9 +53,8 @@ def test_the_file_stays_small_and_keeps_the_newer_half(path: Path, monkeypatch: 
     assert [entry.name for entry in path.parent.iterdir()] == ["ends"]
 
 
-def test_a_reader_sees_whole_lines_while_one_writes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ends, "MOST_BYTES", 4096)
-    file = EndsFile(path)
+def test_a_reader_sees_whole_lines_while_one_writes(path: Path) -> None:
+    file = EndsFile(path, most_bytes=4096)
     stop = threading.Event()
 
     def read() -> int:

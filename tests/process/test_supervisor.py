@@ -1,6 +1,7 @@
 """``jobrunner serve``: three kinds of processes, and what the death of each means."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -241,6 +242,33 @@ def test_an_executor_that_dies_again_and_again_is_started_ever_later(start_servi
 
     for delay in ("0.2", "0.4", "0.8"):
         assert eventually(lambda: f"starting it again in {delay} s" in service.log.read_text())  # noqa: B023
+
+
+def test_a_process_that_can_not_be_started_again_is_tried_again(start_service: StartService) -> None:
+    """No descriptor is left: the supervisor itself must not die of it."""
+    service = start_service()
+    job, _ = running_job(service, f"{GATED}; exit 17")
+    before = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (4, before[1]))
+    os.kill(child(service, "executor"), signal.SIGKILL)
+    assert eventually(lambda: "can't start the executor process" in service.log.read_text())
+
+    resource.prlimit(service.pid, resource.RLIMIT_NOFILE, before)
+
+    assert eventually(lambda: children_with(service, "executor") != [], within=20)
+    (scratch(service, job) / "go").touch()
+    assert service.wait(job["id"])["exit_code"] == 17
+
+
+def test_a_drain_that_can_not_be_written_down_is_told_and_ends_nothing(start_service: StartService) -> None:
+    service = start_service()
+    (service.data_dir / "run").rename(service.data_dir / "run away")
+
+    os.kill(service.pid, signal.SIGUSR1)
+
+    assert eventually(lambda: "can't drain" in service.log.read_text())
+    (service.data_dir / "run away").rename(service.data_dir / "run")
+    assert service.run(command="exit 2")["exit_code"] == 2
 
 
 def test_what_can_not_be_started_ends_the_service(tmp_path: Path) -> None:
