@@ -21,19 +21,12 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
 from jobrunner.domain.ids import parse_job_reference
 from jobrunner.domain.spec import Input, InputKind
-
-
-class Stream(StrEnum):
-    """What a job writes to."""
-
-    STDOUT = "stdout"
-    STDERR = "stderr"
+from jobrunner.domain.streams import Stream
 
 
 class ProcessRecord(NamedTuple):

@@ -10,6 +10,7 @@ from jobrunner.domain.errors import InvalidRequest
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.spec import LABELS_MAX, JobSpec
 from jobrunner.domain.states import JobState
+from jobrunner.domain.streams import Hole, Stream
 
 
 class ErrorCode(StrEnum):
@@ -122,6 +123,7 @@ class Job:
         executor: who runs or ran it; None while queued.
         signals: what the executor has sent it so far.
         stdout_bytes, stderr_bytes: length of the streams at the end; 0 while active (ask the spool).
+        holes: what is no longer kept of the streams; it grows while the job writes on.
     """
 
     number: int
@@ -140,6 +142,7 @@ class Job:
     executor: str | None = None
     stdout_bytes: int = 0
     stderr_bytes: int = 0
+    holes: Mapping[Stream, Hole] = field(default_factory=dict)
 
     @property
     def deadline_at(self) -> datetime | None:

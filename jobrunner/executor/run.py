@@ -17,12 +17,13 @@ from jobrunner.domain.exitstatus import ExitStatus, signal_name
 from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError, SentSignal
 from jobrunner.domain.spec import Input, InputKind
 from jobrunner.domain.states import JobState
+from jobrunner.domain.streams import Stream
 from jobrunner.ends import EndsFile
 from jobrunner.executor import process as processes
 from jobrunner.executor.process import ChildProcess, Process, SpawnError, StatusUnknown
 from jobrunner.executor.tree import COOKIE, Member, Orphans, list_members, send
 from jobrunner.proc import boot_id
-from jobrunner.spool import MayHaveRun, ProcessRecord, Spool, Stream
+from jobrunner.spool import MayHaveRun, ProcessRecord, Spool
 
 logger = logging.getLogger("jobrunner.executor")
 

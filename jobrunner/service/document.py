@@ -6,8 +6,8 @@ from typing import Any
 from jobrunner.domain.exitstatus import signal_name
 from jobrunner.domain.job import CancelRequest, Job
 from jobrunner.domain.spec import InputKind
+from jobrunner.domain.streams import Stream
 from jobrunner.service.jobs import JobService, Plan
-from jobrunner.spool import Stream
 
 TEXT_MOST = 1 << 20
 """Most bytes of a stream that a document includes: its tail, if it is longer."""

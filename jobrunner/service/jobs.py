@@ -12,12 +12,13 @@ from jobrunner.domain.ids import make_job_id
 from jobrunner.domain.job import CancelRequest, IdempotencyKey, Job, JobFilter, JobPage, NewJob
 from jobrunner.domain.spec import Input, JobSpec
 from jobrunner.domain.states import JobState
+from jobrunner.domain.streams import Stream
 from jobrunner.hints import Hint, Hints
 from jobrunner.service.access import Access, Caller
 from jobrunner.service.admission import Admission
 from jobrunner.service.submission import SpecMaker, Submission
 from jobrunner.service.waiting import Listener, Waiters
-from jobrunner.spool import Spool, Stream
+from jobrunner.spool import Spool
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Connection, Database, one_moment
 from jobrunner.store.listing import list_jobs

@@ -5,66 +5,19 @@ from, and the loser of a race changes nothing.
 """
 
 import json
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from jobrunner.domain.exitstatus import ExitStatus
-from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError, NewJob, SentSignal
-from jobrunner.domain.spec import Input, InputKind, JobSpec
-from jobrunner.domain.states import JobState, Priority
+from jobrunner.domain.job import CancelRequest, Job, JobEnd, NewJob, SentSignal
+from jobrunner.domain.spec import Input, InputKind
+from jobrunner.domain.states import JobState
+from jobrunner.domain.streams import Hole, Stream
 from jobrunner.store.models import QUEUED, RUNNING, InputRow, JobRow, LabelRow, SignalRow
-
-COLUMNS = (
-    JobRow.number, JobRow.id, JobRow.owner, JobRow.api, JobRow.name, JobRow.priority, JobRow.spec, JobRow.state,
-    JobRow.executor, JobRow.created_at, JobRow.started_at, JobRow.finished_at, JobRow.exit_code, JobRow.exit_signal,
-    JobRow.error_code, JobRow.error_detail, JobRow.cancel_by, JobRow.cancel_at, JobRow.cancel_signal,
-    JobRow.cancel_grace, JobRow.signals, JobRow.stdout_bytes, JobRow.stderr_bytes,
-)  # fmt: skip
-
-
-def to_text(at: datetime) -> str:
-    """Write a time as the database keeps it: always the same width, so that text sorts as time does."""
-    try:
-        at = at.astimezone(UTC)
-    except OverflowError:  # before the year 1 or after 9999 in UTC
-        at = datetime.min.replace(tzinfo=UTC) if at.year == 1 else datetime.max.replace(tzinfo=UTC)
-    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _to_time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text is not None else None
-
-
-def to_job(row: Any) -> Job:
-    """Turn a row of `COLUMNS` into the domain's word."""
-    cancel = None
-    if row.cancel_at is not None:
-        cancel = CancelRequest(
-            row.cancel_by, datetime.fromisoformat(row.cancel_at), row.cancel_signal, row.cancel_grace
-        )
-    spec = JobSpec.from_json(json.loads(row.spec), name=row.name, priority=Priority.from_rank(row.priority))
-    has_status = row.exit_code is not None or row.exit_signal is not None
-    return Job(
-        number=row.number,
-        id=row.id,
-        owner=row.owner,
-        api=row.api,
-        spec=spec,
-        state=JobState(row.state),
-        created_at=datetime.fromisoformat(row.created_at),
-        started_at=_to_time(row.started_at),
-        finished_at=_to_time(row.finished_at),
-        status=ExitStatus(row.exit_code, row.exit_signal) if has_status else None,
-        error=JobError(ErrorCode(row.error_code), row.error_detail) if row.error_code is not None else None,
-        cancel=cancel,
-        signals=tuple(SentSignal.from_json(sent) for sent in json.loads(row.signals)),
-        executor=row.executor,
-        stdout_bytes=row.stdout_bytes,
-        stderr_bytes=row.stderr_bytes,
-    )
+from jobrunner.store.rows import COLUMNS, to_holes, to_job, to_text
 
 
 def _signals_text(signals: Sequence[SentSignal]) -> str:
@@ -127,6 +80,28 @@ def find_state(connection: Connection, number: int) -> JobState | None:
     """Return only the state of a job, or None when it is gone."""
     state = connection.execute(_STATE, {"number": number}).scalar_one_or_none()
     return JobState(state) if state is not None else None
+
+
+_PROGRESS = select(JobRow.state, JobRow.stdout_bytes, JobRow.stderr_bytes, JobRow.holes).where(
+    JobRow.number == bindparam("number")
+)
+
+
+class Progress(NamedTuple):
+    """How far a job is, for who follows its output; the lengths count once it has ended."""
+
+    state: JobState
+    sizes: Mapping[Stream, int]
+    holes: Mapping[Stream, Hole]
+
+
+def find_progress(connection: Connection, number: int) -> Progress | None:
+    """Return how far a job is, or None when it is gone."""
+    row = connection.execute(_PROGRESS, {"number": number}).one_or_none()
+    if row is None:
+        return None
+    sizes = {Stream.STDOUT: row.stdout_bytes, Stream.STDERR: row.stderr_bytes}
+    return Progress(JobState(row.state), sizes, to_holes(row.holes))
 
 
 def load_inputs(connection: Connection, number: int) -> list[Input]:
@@ -296,6 +271,16 @@ def record_signals(connection: Connection, number: int, executor: str, signals: 
         .where(JobRow.number == number, JobRow.state == RUNNING, JobRow.executor == executor)
         .values(signals=_signals_text(signals))
     )
+
+
+def record_holes(connection: Connection, number: int, executor: str, holes: Mapping[Stream, Hole]) -> bool:
+    """Write down what is about to be dropped of a running job's streams. False when it is no longer ours."""
+    done = connection.execute(
+        update(JobRow)
+        .where(JobRow.number == number, JobRow.state == RUNNING, JobRow.executor == executor)
+        .values(holes=json.dumps(holes, separators=(",", ":")))
+    )
+    return done.rowcount == 1
 
 
 def requeue_job(connection: Connection, number: int, executor: str) -> bool:

@@ -13,8 +13,8 @@ from sqlalchemy import ColumnElement, Connection, Select, Subquery, exists, func
 
 from jobrunner.domain.job import JobFilter, JobPage
 from jobrunner.store.engine import one_moment
-from jobrunner.store.jobs import COLUMNS, to_job, to_text
 from jobrunner.store.models import JobRow, LabelRow
+from jobrunner.store.rows import COLUMNS, to_job, to_text
 
 WINDOW = 10_000
 """How many rows one page looks at, at most."""

@@ -40,7 +40,8 @@ class JobRow(Base):
     """One job: what was asked, where it is, how it ended.
 
     ``number`` is AUTOINCREMENT: it counts up and never comes twice, even after
-    deletion. ``summary`` is what a list's ``q`` searches. The deadline is not
+    deletion. ``summary`` is what a list's ``q`` searches. ``holes`` is JSON: what
+    is no longer kept of the streams. The deadline is not
     stored: it is ``started_at`` plus the timeout of ``spec``.
     """
 
@@ -71,6 +72,7 @@ class JobRow(Base):
     stdout_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
     stderr_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
     disk_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    holes: Mapped[str] = mapped_column(server_default="{}")
 
     __table_args__ = (
         CheckConstraint(f"state IN ({', '.join(repr(state.value) for state in JobState)})", name="state"),

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, insert, select
 
-from jobrunner.store.jobs import to_text
 from jobrunner.store.models import TokenRow
+from jobrunner.store.rows import to_text
 
 
 class Token(NamedTuple):

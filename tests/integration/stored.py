@@ -14,6 +14,7 @@ from jobrunner.domain.spec import Input, InputInfo, JobSpec, StepKind
 from jobrunner.domain.states import JobState, Priority
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Database
+from jobrunner.store.rows import to_text
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 """When the first job of a test is created; the next one a second later."""
@@ -108,7 +109,7 @@ def add_many(database: Database, jobs: Iterable[dict[str, Any]]) -> None:
     label_rows: list[dict[str, Any]] = []
     for number, job in enumerate(jobs, 1):
         state = JobState(job.get("state", JobState.SUCCEEDED))
-        created_at = store.to_text(at(number))
+        created_at = to_text(at(number))
         job_rows.append(
             {
                 "number": number,

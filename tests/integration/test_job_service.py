@@ -21,9 +21,9 @@ from jobrunner.domain.errors import (
 )
 from jobrunner.domain.job import JobFilter
 from jobrunner.domain.states import JobState
+from jobrunner.domain.streams import Stream
 from jobrunner.service.access import Caller
 from jobrunner.service.jobs import CancelAsked
-from jobrunner.spool import Stream
 from jobrunner.store import jobs as store
 from tests.factories import CALLER, argv, make_house, make_job, running_executor, shell
 from tests.integration.stored import at, count, end_of

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobrunner.domain.spec import Input, InputKind
-from jobrunner.spool import MayHaveRun, ProcessRecord, Spool, Stream
+from jobrunner.domain.streams import Stream
+from jobrunner.spool import MayHaveRun, ProcessRecord, Spool
 from tests.service import clean_environment
 
 JOB = "0192f0c4-5d3e-7c31-9d0e-2f6f1f0f3c3f"
@@ -384,7 +385,8 @@ def test_a_job_that_has_closed_its_own_directory_has_streams_of_no_size(for_ever
         pytest.skip("only root can become another user")
     program = f"""
 import os
-from jobrunner.spool import Spool, Stream
+from jobrunner.domain.streams import Stream
+from jobrunner.spool import Spool
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 spool = Spool({str(for_everyone)!r})
 spool.prepare({JOB!r}, [])

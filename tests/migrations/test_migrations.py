@@ -1,5 +1,6 @@
 """The history of the schema leads to the tables that the store knows, and back."""
 
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -125,7 +126,8 @@ def test_rules_and_partial_indexes_are_those_of_the_models_too(migrated: Databas
 
 def _normal(statement: str) -> list[str]:
     """Forget the order of the lines, which differs, and spaces."""
-    lines = statement.replace("\t", "").replace('"', "").split("\n")
+    # A column that was added later stands behind another one, on its line.
+    lines = re.split(r"\n|, (?=\w+ [A-Z]+ )", statement.replace("\t", "").replace('"', ""))
     return sorted(" ".join(line.strip().rstrip(",").split()) for line in lines if line.strip())
 
 
@@ -162,7 +164,7 @@ def test_a_migration_that_fails_leaves_the_schema_as_it_was(database: Database) 
 # ── a schema that does not fit ──
 
 
-@pytest.mark.parametrize("revision", ["0003", "0010", "9999"])
+@pytest.mark.parametrize("revision", [f"{int(HEAD) + 1:04}", "0100", "9999"])
 def test_a_schema_from_the_future_is_refused_with_what_to_do(migrated: Database, revision: str) -> None:
     stamp(migrated, revision)
     before = schema(migrated)

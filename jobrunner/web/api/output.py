@@ -12,7 +12,7 @@ from werkzeug.http import parse_range_header
 from werkzeug.wsgi import wrap_file
 
 from jobrunner.domain.errors import OutputNotFound
-from jobrunner.spool import Stream
+from jobrunner.domain.streams import Stream
 from jobrunner.web.api.blueprint import ApiBlueprint
 from jobrunner.web.api.documents import ProblemDocument
 from jobrunner.web.api.schema import OutputQuery, StreamPath
