@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from jobrunner.service.gc import GcService
     from jobrunner.service.health import HealthService
     from jobrunner.service.jobs import JobService
+    from jobrunner.service.output import OutputService
     from jobrunner.service.waiting import Waiters
+    from jobrunner.web.services import Services
 
 logger = logging.getLogger("jobrunner")
 
@@ -106,6 +108,24 @@ class House:
         from jobrunner.service.waiting import Waiters
 
         return Waiters(self.hints, limit=self.config.server.waiters_per_worker)
+
+    @cached_property
+    def followers(self) -> "Waiters":
+        """The threads of this process that follow a job's output."""
+        from jobrunner.service.waiting import Waiters
+
+        return Waiters(
+            self.hints,
+            limit=self.config.server.followers_per_worker,
+            refusal="too many streams are open; ask without follow, or again later",
+        )
+
+    @cached_property
+    def output(self) -> "OutputService":
+        """What jobs write."""
+        from jobrunner.service.output import OutputService
+
+        return OutputService(self.database, self.spool, self.followers)
 
     @cached_property
     def health(self) -> "HealthService":
@@ -235,11 +255,24 @@ def create_standalone_app(config: Config | None = None) -> "Flask":
 
 def _make_app(house: House) -> "Flask":
     from jobrunner.web.application import make_flask_app
-    from jobrunner.web.services import Services
 
     house.prepare()
-    return make_flask_app(
-        Services(house.jobs, house.access, house.catalogue, house.health, house.waiters, house.config.server)
+    return make_flask_app(make_services(house))
+
+
+def make_services(house: House) -> "Services":
+    """Return what the web layer works with."""
+    from jobrunner.web.services import Services
+
+    return Services(
+        jobs=house.jobs,
+        output=house.output,
+        access=house.access,
+        catalogue=house.catalogue,
+        health=house.health,
+        waiters=house.waiters,
+        followers=house.followers,
+        settings=house.config.server,
     )
 
 

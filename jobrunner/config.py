@@ -128,6 +128,7 @@ class Server:
     workers: int = _setting(2, _whole(1, 256), "processes that answer requests")
     threads: int = _setting(8, _whole(1, 1024), "for ordinary requests, in each worker")
     pin_workers: bool = _setting(True, _yes_no, "each worker on a CPU of its own, if there are enough")
+    max_followers: int = _setting(64, _whole(0, 4096), "streams of output that are followed, over all workers")
     max_waiters: int = _setting(64, _whole(0, 4096), "requests that wait for a job's end, over all workers")
     max_wait: float = _setting(60.0, _seconds(), "ceiling of Prefer: wait")
     max_body_bytes: int = _setting(16777216, _size(1), "largest request body")
@@ -137,6 +138,11 @@ class Server:
     def waiters_per_worker(self) -> int:
         """Each worker's share of `max_waiters`."""
         return -(-self.max_waiters // self.workers)
+
+    @property
+    def followers_per_worker(self) -> int:
+        """Each worker's share of `max_followers`."""
+        return -(-self.max_followers // self.workers)
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ bind = _config.bind
 workers = _server.workers
 worker_class = "jobrunner.gunicorn_worker.PatientWorker"
 logger_class = "jobrunner.gunicorn_worker.QuietLogger"
-# Those that wait for jobs come on top, so that they never take the place of
-# ordinary requests.
-threads = _server.threads + _server.waiters_per_worker
+# Those that wait for jobs, or follow them, come on top, so that they never take
+# the place of ordinary requests.
+threads = _server.threads + _server.waiters_per_worker + _server.followers_per_worker
 worker_connections = 1000
 keepalive = 15
 # Under a supervisor less than its patience, which is the grace period and four
@@ -65,9 +65,12 @@ def post_fork(_server: Any, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Start in a worker what does not survive a fork, and tell it how to stop."""
     parts = worker.wsgi.extensions["jobrunner"]
-    # gunicorn's command line may have set fewer threads; waiters must not take all of them.
-    parts.waiters.limit_to(max(worker.cfg.threads - _server.threads, worker.cfg.threads // 2))
-    worker.on_stop = parts.waiters.close
+    if worker.cfg.threads < threads:
+        # gunicorn's command line has set fewer; those who wait must not take all of them.
+        spare = max(worker.cfg.threads - _server.threads, worker.cfg.threads // 2)
+        parts.waiters.limit_to(spare - spare // 2)
+        parts.followers.limit_to(spare // 2)
+    worker.on_stop = parts.close
     embedded = worker.wsgi.extensions.get("jobrunner.executor")
     if embedded is not None:
         embedded.ensure_started()

@@ -38,11 +38,18 @@ class Inbox:
         self._closing = threading.RLock()  # a signal handler may come while its own thread holds it
         self._poll = select.poll()
         self._poll.register(bound, select.POLLIN)
+        self.is_deserted = False
+
+    def watch(self, peer: int) -> None:
+        """Have `wait` return as well when the other end of this socket is closed; `is_deserted` tells then."""
+        self._poll.register(peer, select.POLLRDHUP)
 
     def wait(self, seconds: float) -> set[bytes]:
         """Wait for hints at most this long; return all that have come, each once."""
         found: set[bytes] = set()
-        if self._poll.poll(seconds * 1000):
+        ready = self._poll.poll(seconds * 1000)
+        self.is_deserted = self.is_deserted or any(fd != self._socket.fileno() for fd, _ in ready)
+        if ready:
             with suppress(BlockingIOError):
                 while hint := self._socket.recv(256):  # nothing is the end: interrupted
                     found.add(hint)

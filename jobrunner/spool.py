@@ -19,7 +19,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
@@ -166,15 +166,6 @@ class Spool:
             raise
         return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
-    @contextmanager
-    def open_stream(self, job_id: str, stream: Stream) -> Iterator[BinaryIO]:
-        """Open a stream for reading, as `open_stream_file` does."""
-        file = self.open_stream_file(job_id, stream)
-        try:
-            yield file
-        finally:
-            file.close()
-
     def open_stream_file(self, job_id: str, stream: Stream) -> BinaryIO:
         """Open a stream for reading, for the caller to close; an empty file when there is none.
 
@@ -183,19 +174,26 @@ class Spool:
         """
         return self._open_file(job_id, stream)
 
+    def find_stream_file(self, job_id: str, stream: Stream) -> BinaryIO | None:
+        """Open a stream for reading, for the caller to close; None when there is none (yet)."""
+        return self._find_file(job_id, stream)
+
     def _open_file(self, job_id: str, name: str) -> BinaryIO:
-        """Open a file of a job's directory for reading; an empty one when there is no such regular file."""
+        return self._find_file(job_id, name) or open(os.devnull, "rb", buffering=0)
+
+    def _find_file(self, job_id: str, name: str) -> BinaryIO | None:
+        """Open a file of a job's directory for reading; None when there is no such regular file."""
         try:
             # O_NONBLOCK: to open a FIFO waits for a writer.
             fd = os.open(f"{self.path(job_id)}/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             if error.errno in _NOT_THERE:
-                return open(os.devnull, "rb", buffering=0)
+                return None
             raise
         if stat.S_ISREG(os.fstat(fd).st_mode):
             return open(fd, "rb", buffering=0)
         os.close(fd)
-        return open(os.devnull, "rb", buffering=0)
+        return None
 
     def disk_bytes(self, job_id: str) -> int:
         """Return the disk blocks that the directory holds, in bytes."""

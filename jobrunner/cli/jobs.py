@@ -40,7 +40,7 @@ def status(ctx: click.Context, job: str, *, as_json: bool) -> None:
         from jobrunner.service.document import render_job
 
         house = open_data(ctx)
-        document = render_job(house.jobs.get(job, _LOCAL), house.jobs)
+        document = render_job(house.jobs.get(job, _LOCAL), house.output)
     if as_json:
         print_json(document)
         return
@@ -80,7 +80,7 @@ def list_jobs(
             labels=parse_label_filters(_split_pair(label, ":") for label in labels),
             text=text,
         )
-        documents = [render_job(job, house.jobs) for job in _find_jobs(house.jobs, wanted, limit)]
+        documents = [render_job(job, house.output) for job in _find_jobs(house.jobs, wanted, limit)]
     if as_json:
         print_json(documents)
         return

@@ -7,7 +7,8 @@ from jobrunner.domain.exitstatus import signal_name
 from jobrunner.domain.job import CancelRequest, Job
 from jobrunner.domain.spec import InputKind
 from jobrunner.domain.streams import Stream
-from jobrunner.service.jobs import JobService, Plan
+from jobrunner.service.jobs import Plan
+from jobrunner.service.output import OutputService
 
 TEXT_MOST = 1 << 20
 """Most bytes of a stream that a document includes: its tail, if it is longer."""
@@ -23,8 +24,8 @@ def job_path(job: Job) -> str:
     return f"/v1/jobs/{job.id}"
 
 
-def render_job(job: Job, jobs: JobService, *, include_output: bool = False) -> dict[str, Any]:
-    """Make the document of a job; ``jobs`` knows its files."""
+def render_job(job: Job, output: OutputService, *, include_output: bool = False) -> dict[str, Any]:
+    """Make the document of a job; ``output`` knows its files."""
     spec, status = job.spec, job.status
     exit_code = status.code if status else None
     signal = signal_name(status.signal) if status and status.signal is not None else None
@@ -39,7 +40,7 @@ def render_job(job: Job, jobs: JobService, *, include_output: bool = False) -> d
         "state": job.state.value,
         "priority": spec.priority.value,
         "exclusive": spec.exclusive,
-        "steps": [_render_step(job, jobs, exit_code, signal)],
+        "steps": [_render_step(job, output, exit_code, signal)],
         "exit_code": exit_code,
         "signal": signal,
         "error": {"code": job.error.code.value, "detail": job.error.detail} if job.error else None,
@@ -53,8 +54,8 @@ def render_job(job: Job, jobs: JobService, *, include_output: bool = False) -> d
         "env_names": sorted(spec.env),
         "stdin": {"bytes": sum(info.size for info in spec.input_info(InputKind.STDIN))},
         "files": [{"name": info.name, "bytes": info.size} for info in spec.input_info(InputKind.FILE)],
-        "stdout": _render_stream(job, jobs, Stream.STDOUT, include_text=include_output),
-        "stderr": _render_stream(job, jobs, Stream.STDERR, include_text=include_output),
+        "stdout": _render_stream(job, output, Stream.STDOUT, include_text=include_output),
+        "stderr": _render_stream(job, output, Stream.STDERR, include_text=include_output),
         "cancel": _render_cancel(job, job.cancel) if job.cancel else None,
     }
 
@@ -72,14 +73,14 @@ def render_plan(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _render_step(job: Job, jobs: JobService, exit_code: int | None, signal: str | None) -> dict[str, Any]:
+def _render_step(job: Job, output: OutputService, exit_code: int | None, signal: str | None) -> dict[str, Any]:
     # A job that never started has done nothing: its step was skipped.
     skipped = job.state.is_ended and job.started_at is None
     return {
         "index": 0,
         "name": None,
         "kind": job.spec.kind.value,
-        "argv": job.spec.command_line(jobs.source_path(job)),
+        "argv": job.spec.command_line(output.source_path(job)),
         "cwd": job.spec.cwd,
         "state": "skipped" if skipped else job.state.value,
         "exit_code": exit_code,
@@ -89,12 +90,17 @@ def _render_step(job: Job, jobs: JobService, exit_code: int | None, signal: str 
     }
 
 
-def _render_stream(job: Job, jobs: JobService, stream: Stream, *, include_text: bool) -> dict[str, Any]:
-    size = jobs.output_bytes(job, stream)
-    document: dict[str, Any] = {"bytes": size, "dropped_bytes": 0, "href": f"{job_path(job)}/{stream.value}"}
+def _render_stream(job: Job, output: OutputService, stream: Stream, *, include_text: bool) -> dict[str, Any]:
+    size = output.size(job, stream)
+    hole = job.holes.get(stream)
+    document: dict[str, Any] = {
+        "bytes": size,
+        "dropped_bytes": hole.size if hole else 0,
+        "href": f"{job_path(job)}/{stream.value}",
+    }
     if include_text:
-        document["text_offset"] = offset = max(size - TEXT_MOST, 0)
-        document["text"] = jobs.read_output(job, stream, offset, size - offset).decode(errors="replace") if size else ""
+        document["text_offset"], data = output.tail(job, stream, TEXT_MOST) if size else (0, b"")
+        document["text"] = data.decode(errors="replace")
     return document
 
 

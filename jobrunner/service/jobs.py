@@ -3,7 +3,6 @@
 import signal
 import time
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from jobrunner.clock import Now
 from jobrunner.domain.errors import InvalidRequest, JobNotEnded, JobNotFound, JobNotRunning
@@ -12,7 +11,6 @@ from jobrunner.domain.ids import make_job_id
 from jobrunner.domain.job import CancelRequest, IdempotencyKey, Job, JobFilter, JobPage, NewJob
 from jobrunner.domain.spec import Input, JobSpec
 from jobrunner.domain.states import JobState
-from jobrunner.domain.streams import Stream
 from jobrunner.hints import Hint, Hints
 from jobrunner.service.access import Access, Caller
 from jobrunner.service.admission import Admission
@@ -277,26 +275,6 @@ class JobService:
         self._database.insist(write, durable=True)
         # After the row: a crash in between leaves a directory that gc removes.
         self._spool.remove(job.id)
-
-    def output_bytes(self, job: Job, stream: Stream) -> int:
-        """Return the length of a stream: what was written when it ended, or what is there by now."""
-        if job.state.is_ended:
-            return job.stdout_bytes if stream is Stream.STDOUT else job.stderr_bytes
-        return self._spool.size(job.id, stream)
-
-    def read_output(self, job: Job, stream: Stream, offset: int, length: int) -> bytes:
-        """Return a part of a stream."""
-        with self._spool.open_stream(job.id, stream) as file:
-            file.seek(offset)
-            return file.read(length)
-
-    def open_output(self, job: Job, stream: Stream) -> BinaryIO:
-        """Open a stream for reading; the caller closes it."""
-        return self._spool.open_stream_file(job.id, stream)
-
-    def source_path(self, job: Job) -> str:
-        """Return where the text of a ``source`` job is, or will be, written."""
-        return self._spool.source(job.id)
 
 
 def _signal_number(name: str) -> int:

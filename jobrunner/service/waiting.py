@@ -1,4 +1,4 @@
-"""Threads that wait for the end of a job: bounded in number, woken by hints."""
+"""Threads that wait for what becomes of a job: bounded in number, woken by hints."""
 
 import threading
 import time
@@ -11,12 +11,21 @@ from jobrunner.hints import Hints, Inbox
 PAUSE = 0.25
 """Seconds after which a waiter looks by itself, should its hint be lost."""
 
+_REFUSAL = "too many requests wait for the end of a job; ask without waiting, or again later"
+
 
 class Waiters:
-    """The waiters of one process, at most ``limit`` at a time."""
+    """The waiters of one process, at most ``limit`` at a time: those for the end of a job, or those for its output.
 
-    def __init__(self, hints: Hints, *, limit: int) -> None:
+    Args:
+        hints: tells of ends.
+        limit: most seats.
+        refusal: what a client is told when all seats are taken.
+    """
+
+    def __init__(self, hints: Hints, *, limit: int, refusal: str = _REFUSAL) -> None:
         self._hints = hints
+        self._refusal = refusal
         self._limit = limit
         self._lock = threading.Lock()
         self._inboxes: set[Inbox] = set()
@@ -41,7 +50,7 @@ class Waiters:
         """
         with self._lock:
             if self._count >= self._limit:
-                raise TooBusy("too many requests wait for the end of a job; ask without waiting, or again later")
+                raise TooBusy(self._refusal)
             self._count += 1
         try:
             yield
@@ -95,3 +104,16 @@ class Listener:
         if left > 0 and not self._waiters.is_closing:
             self._inbox.wait(min(PAUSE, left))
         return time.monotonic() < deadline and not self._waiters.is_closing
+
+    def watch(self, client: int) -> None:
+        """Notice from now on when the client closes this socket."""
+        self._inbox.watch(client)
+
+    def pause(self, seconds: float) -> bool:
+        """Pause for so long at most; return whether a hint has come."""
+        return bool(self._inbox.wait(seconds))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody waits any more: the process is about to stop, or the client has gone."""
+        return self._waiters.is_closing or self._inbox.is_deserted

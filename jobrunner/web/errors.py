@@ -36,6 +36,7 @@ _HTTP_NAMES = {
     403: "forbidden",
     404: "not-found",
     405: "method-not-allowed",
+    412: "precondition-failed",
     413: "too-large",
     415: "unsupported-media-type",
     416: "range-not-satisfiable",

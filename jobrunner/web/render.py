@@ -13,7 +13,7 @@ from jobrunner.web.services import services
 
 def job_response(job: Job, status: int, *, include_output: bool = False) -> Response:
     """Answer with the document of a job."""
-    document = render_job(job, services().jobs, include_output=include_output)
+    document = render_job(job, services().output, include_output=include_output)
     response = json_response(document, status)
     if not job.state.is_ended:
         response.headers["Retry-After"] = "1"

@@ -10,6 +10,7 @@ from jobrunner.service.access import Access, Caller
 from jobrunner.service.catalogue import Catalogue
 from jobrunner.service.health import HealthService
 from jobrunner.service.jobs import JobService
+from jobrunner.service.output import OutputService
 from jobrunner.service.waiting import Waiters
 
 EXTENSION = "jobrunner"
@@ -20,11 +21,18 @@ class Services:
     """The use cases, and the settings that are about HTTP."""
 
     jobs: JobService
+    output: OutputService
     access: Access
     catalogue: Catalogue
     health: HealthService
     waiters: Waiters
+    followers: Waiters
     settings: Server
+
+    def close(self) -> None:
+        """Have everyone return who waits for something. From a signal handler too."""
+        self.waiters.close()
+        self.followers.close()
 
 
 def services() -> Services:

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from jobrunner.app import House
+from jobrunner.app import House, make_services
 from jobrunner.web.application import make_flask_app
-from jobrunner.web.services import Services
 from tests.service import ROOT, Service
 
 
@@ -57,8 +56,7 @@ def test_it_is_an_openapi_document(document: dict[str, Any]) -> None:
 
 
 def test_it_is_made_once(house: House) -> None:
-    services = Services(house.jobs, house.access, house.catalogue, house.health, house.waiters, house.config.server)
-    app = make_flask_app(services)
+    app = make_flask_app(make_services(house))
     client = app.test_client()
     first = client.get("/openapi.json", base_url="http://localhost").get_data()
     vars(app)["spec_json"] = {"made": "again"}

@@ -369,7 +369,7 @@ def test_a_submission_can_wait_for_its_end(house: House) -> None:
         ended = house.jobs.submit(shell("echo hello; exit 3"), CALLER, wait=30).job
 
     assert ended.state is JobState.FAILED
-    assert house.jobs.read_output(ended, Stream.STDOUT, 0, 100) == b"hello\n"
+    assert house.output.tail(ended, Stream.STDOUT, 100) == (0, b"hello\n")
 
 
 # ── what a job may do to its directory ──
@@ -393,6 +393,6 @@ def test_a_job_s_size_counts_what_it_wrote(house: House) -> None:
     with house.spool.open_streams(job.id, stdin=False, merge_stderr=False):
         Path(house.spool.path(job.id), "stdout").write_bytes(b"hello")
 
-    assert house.jobs.output_bytes(running, Stream.STDOUT) == 5
-    assert house.jobs.read_output(running, Stream.STDOUT, 1, 3) == b"ell"
-    assert house.jobs.read_output(running, Stream.STDERR, 0, 10) == b""
+    assert house.output.size(running, Stream.STDOUT) == 5
+    assert house.output.tail(running, Stream.STDOUT, 3) == (2, b"llo")
+    assert house.output.tail(running, Stream.STDERR, 10) == (0, b"")

@@ -63,7 +63,7 @@ def descriptors() -> set[str]:
 
 
 def read(spool: Spool, stream: Stream = Stream.STDOUT) -> bytes:
-    with spool.open_stream(JOB, stream) as file:
+    with spool.open_stream_file(JOB, stream) as file:
         return file.read()
 
 

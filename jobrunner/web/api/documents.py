@@ -168,6 +168,7 @@ class StatsDocument(Document):
     slots: int
     states: dict[JobState, int]
     waiters: int
+    followers: int
     spool_bytes: int
     free_bytes: int
 

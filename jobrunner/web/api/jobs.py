@@ -76,7 +76,7 @@ def list_jobs(query: ListQuery) -> Response:
     if page.before is not None:
         filters = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]
         following = f"/v1/jobs?{urlencode([*filters, ('cursor', _cursor(page.before))])}"
-    response = json_response({"jobs": [render_job(job, services().jobs) for job in page.jobs], "next": following})
+    response = json_response({"jobs": [render_job(job, services().output) for job in page.jobs], "next": following})
     if following:
         response.headers["Link"] = f'<{following}>; rel="next"'
     return response

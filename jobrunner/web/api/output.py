@@ -1,126 +1,123 @@
-"""``/v1/jobs/ID/stdout`` and ``/stderr``: what a job wrote, byte for byte."""
+"""``/v1/jobs/ID/stdout`` and ``/stderr``: what a job wrote, byte for byte, or writes as it comes."""
 
-import errno
-import io
 import os
-from typing import BinaryIO, cast
+from collections.abc import Iterable, Iterator
 
 from flask import Response, request
-from werkzeug.datastructures import Range
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
-from werkzeug.http import parse_range_header
-from werkzeug.wsgi import wrap_file
 
-from jobrunner.domain.errors import OutputNotFound
-from jobrunner.domain.streams import Stream
+from jobrunner.domain.errors import InvalidRequest, OutputNotFound
+from jobrunner.domain.job import Job
+from jobrunner.domain.streams import Hole, Stream
+from jobrunner.service.output import Dropped, Happening, Interrupted, Written, notice
 from jobrunner.web.api.blueprint import ApiBlueprint
 from jobrunner.web.api.documents import ProblemDocument
 from jobrunner.web.api.schema import OutputQuery, StreamPath
+from jobrunner.web.sending import asked_part, disposition, harmless, send_file
 from jobrunner.web.services import caller, services
+from jobrunner.web.streaming import finish, send_stream
 
 bp = ApiBlueprint("output", __name__, url_prefix="/v1/jobs", abp_responses={"default": ProblemDocument})
 
-
-class FileSlice(io.RawIOBase):
-    """A part of an open file, which it owns.
-
-    It has a descriptor that stands at the part's begin, so that a server with
-    ``sendfile`` leaves the bytes to the kernel; any other server reads them.
-    """
-
-    def __init__(self, file: BinaryIO, start: int, length: int) -> None:
-        file.seek(start)
-        self._file = file
-        self._end = start + length
-        self._at = start  # by what we were told: a server puts the descriptor itself back to the begin
-
-    def fileno(self) -> int:
-        """Return the file's descriptor."""
-        return self._file.fileno()
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        """Read on, but not beyond the part's end."""
-        left = self._end - self._at
-        data = self._file.read(left if size < 0 else min(size, left))
-        self._at += len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move within the file: a server that has sent it by the kernel says so."""
-        self._at = self._file.seek(offset, whence)
-        return self._at
-
-    def close(self) -> None:
-        """Close the file.
-
-        Raises:
-            ConnectionResetError: not all of it was sent, though its length was promised: a job may shorten its
-                own output. The connection is useless then, since the client takes what follows for the rest.
-        """
-        if self.closed:
-            return
-        missing = self._end - self._at
-        self._file.close()
-        super().close()
-        if missing > 0:
-            raise ConnectionResetError(errno.ECONNRESET, f"{missing} bytes are missing in the answer")
+_TYPE = "text/plain; charset=utf-8"
 
 
 @bp.get("/<job_id>/<any(stdout,stderr):stream>")
 def download(path: StreamPath, query: OutputQuery) -> Response:
-    """Return what the job has written so far: `text/plain`, with `Range`, byte for byte."""
+    """Return what the job has written so far: `text/plain`, with `Range`, byte for byte.
+
+    With `follow`, from `offset` on: what is there and what comes, until the job has ended.
+    """
     if path.stream not in set(Stream):
         raise OutputNotFound("a job has stdout and stderr")
     stream = Stream(path.stream)
+    if query.offset is not None and not query.follow:
+        raise InvalidRequest.at("?offset", "is for follow; send Range: bytes=OFFSET- for what is there by now")
+    if query.offset is not None and query.tail is not None:
+        raise InvalidRequest.at("?tail", "can't be given together with offset")
     job = services().jobs.get(path.job_id, caller())
-    size = services().jobs.output_bytes(job, stream)
-    file = services().jobs.open_output(job, stream)
-    try:
-        size = min(size, os.fstat(file.fileno()).st_size)
-        start, stop, status = _part(size, query.tail)
-        response = Response(status=status, content_type="text/plain; charset=utf-8")
-        if request.method != "HEAD":
-            response.response = wrap_file(
-                request.environ, cast("BinaryIO", FileSlice(file, start, stop - start)), 1 << 16
-            )
-            response.direct_passthrough = True
-        else:
-            file.close()
-    except BaseException:
-        file.close()
-        raise
-    response.content_length = stop - start
-    if status == 206:
-        response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    response.headers["Accept-Ranges"] = "bytes"
-    # The bytes are the job's: no browser may take them for a page of ours.
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Cache-Control"] = "no-cache"
+    response = _follow(job, stream, query) if query.follow else _send(job, stream, query.tail)
     if query.download:
-        response.headers["Content-Disposition"] = f'attachment; filename="job-{job.number}.{stream.value}.txt"'
+        response.headers["Content-Disposition"] = disposition(f"job-{job.number}.{stream}.txt")
     return response
 
 
-def _part(size: int, tail: int | None) -> tuple[int, int, int]:
-    """Return begin and end of what was asked for, and the status.
+def _follow(job: Job, stream: Stream, query: OutputQuery) -> Response:
+    output = services().output
+    size = output.size(job, stream)
+    offset = query.offset or 0
+    if query.tail is not None:
+        offset = _begin_of_tail(size, job.holes.get(stream), query.tail)
+    if job.state.is_ended and offset > size:
+        raise RequestedRangeNotSatisfiable(size, description=f"the stream has ended with {size} bytes")
+    return harmless(send_stream(job, lambda listener: _bytes_of(output.follow(job, {stream: offset}, listener)), _TYPE))
+
+
+def _send(job: Job, stream: Stream, tail: int | None) -> Response:
+    output = services().output
+    hole = job.holes.get(stream)
+    size = output.size(job, stream)
+    etag = f"{job.id}.{stream}.{size}" if job.state.is_ended else None
+    if job.state.is_ended and hole is None:
+        file = output.open(job, stream)
+        size = min(size, os.fstat(file.fileno()).st_size)
+        return send_file(file, size, content_type=_TYPE, etag=etag, tail=tail)
+    # Not by the kernel: while the job runs, more may be dropped.
+    start, stop, status = 0, size, 200
+    if tail is not None:
+        start = _begin_of_tail(size, hole, tail)
+    elif (part := asked_part(size, etag)) is not None:
+        start, stop = _kept_part(*part, hole)
+        status = 206
+    response = harmless(Response(status=status, content_type=_TYPE))
+    passes = hole is not None and start < hole.stop and stop > hole.start
+    if hole is not None and passes:
+        response.headers["X-Dropped-Range"] = f"{hole.start}-{hole.stop - 1}"
+    else:
+        response.content_length = stop - start
+    if status == 206:
+        response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    response.headers["Accept-Ranges"] = "bytes"
+    if etag is not None:
+        response.set_etag(etag)
+    if request.method != "HEAD":
+        response.response = finish(_bytes_of(output.read(job, stream, start, stop), may_drop=passes))
+    return response
+
+
+def _begin_of_tail(size: int, hole: Hole | None, tail: int) -> int:
+    """Return where the last so many of the bytes begin that are kept."""
+    if hole is None or tail <= size - hole.stop:
+        return max(size - tail, 0)
+    return max(hole.start - (tail - (size - hole.stop)), 0)
+
+
+def _kept_part(start: int, stop: int, hole: Hole | None) -> tuple[int, int]:
+    """Cut a range at a hole.
 
     Raises:
-        RequestedRangeNotSatisfiable: the range begins behind the end.
+        RequestedRangeNotSatisfiable: nothing of it is kept.
     """
-    if tail is not None:
-        return max(size - tail, 0), size, 200
-    ranges = parse_range_header(request.headers.get("Range"))
-    # More than one range may be answered with the whole (RFC 9110, 14.2).
-    if ranges is None or ranges.units != "bytes" or len(ranges.ranges) != 1:
-        return 0, size, 200
-    begin, _ = ranges.ranges[0]
-    if begin is not None and begin < -size:  # a suffix longer than the whole is the whole
-        begin = -size
-    found = Range("bytes", [(begin, ranges.ranges[0][1])]).range_for_length(size)
-    if found is None:
-        raise RequestedRangeNotSatisfiable(size, description=f"the stream has {size} bytes so far")
-    return found[0], found[1], 206
+    if hole is None or start >= hole.stop or stop <= hole.start:
+        return start, stop
+    if start < hole.start:
+        return start, hole.start
+    if stop <= hole.stop:
+        raise RequestedRangeNotSatisfiable(description=f"bytes {hole.start} to {hole.stop - 1} are no longer kept")
+    return hole.stop, stop
+
+
+def _bytes_of(happenings: Iterable[Happening], *, may_drop: bool = True) -> Iterator[bytes]:
+    """Return what is to be sent, with a notice in the place of what was dropped.
+
+    Raises:
+        Interrupted: bytes were dropped whose number was promised.
+    """
+    for happening in happenings:
+        match happening:
+            case Written(data=data):
+                yield data
+            case Dropped(hole=hole):
+                if not may_drop:
+                    raise Interrupted("what was asked for is no longer kept")
+                yield notice(hole)

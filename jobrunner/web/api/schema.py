@@ -190,15 +190,17 @@ class DeleteQuery(Query):
     force: bool = Field(False, description="kill it first if it has not ended")
 
 
+Flag = Annotated[bool, BeforeValidator(lambda value: True if value == "" else value)]
+"""A parameter that needs no value."""
+
+
 class OutputQuery(Query):
     """Options of a download."""
 
+    follow: Flag = Field(False, description="go on with what comes, until the job has ended")
+    offset: int | None = Field(None, ge=0, lt=1 << 63, description="with `follow`: where to begin; default 0")
     tail: Annotated[int | None, Field(ge=0, description="only so many bytes from the end")] = None
-    download: Annotated[
-        bool,
-        BeforeValidator(lambda value: True if value == "" else value),
-        Field(description="have a browser save it; needs no value"),
-    ] = False
+    download: Flag = Field(False, description="have a browser save it")
 
 
 class ListQuery(Query):

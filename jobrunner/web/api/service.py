@@ -41,7 +41,7 @@ def readyz() -> Response:
 
 @bp.get("/v1/stats", responses={200: StatsDocument})
 def stats(query: NoQuery) -> Response:  # noqa: ARG001 refuses what is not known
-    """Count jobs, slots and bytes. `waiters` are those of the process that answers."""
+    """Count jobs, slots and bytes. `waiters` and `followers` are those of the process that answers."""
     found = services().health.stats()
     return json_response(
         {
@@ -50,6 +50,7 @@ def stats(query: NoQuery) -> Response:  # noqa: ARG001 refuses what is not known
             "slots": found.slots,
             "states": {state.value: count for state, count in found.states.items()},
             "waiters": services().waiters.count,
+            "followers": services().followers.count,
             "spool_bytes": found.spool_bytes,
             "free_bytes": found.free_bytes,
         }

@@ -1,0 +1,65 @@
+"""Answers that come bit by bit, as long as a job runs."""
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+from flask import Response, request
+
+from jobrunner.domain.errors import TooBusy
+from jobrunner.domain.job import Job
+from jobrunner.service.output import Interrupted
+from jobrunner.service.waiting import Listener
+from jobrunner.web.services import services
+
+
+def send_stream(job: Job, make_body: Callable[[Listener], Iterator[bytes]], content_type: str) -> Response:
+    """Answer with what a follower's seat is needed for; the seat is taken now, and given back with the answer's end.
+
+    Args:
+        job: that is followed.
+        make_body: makes what is sent, with the seat's listener; an empty piece is for nobody but the server.
+        content_type: as the header has it.
+
+    Raises:
+        TooBusy: too many follow already, or this server has no thread to spare.
+    """
+    response = Response(content_type=content_type)
+    response.headers["Cache-Control"] = "no-cache"
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would keep it until it has a page full
+    if request.method == "HEAD":
+        return response
+    if not request.environ.get("wsgi.multithread"):
+        raise TooBusy("this server answers one request at a time; start it with threads to follow output")
+    seat = ExitStack()
+    try:
+        listener = seat.enter_context(services().output.following(job, client=_client()))
+        response.response = finish(_after_the_head(make_body(listener)))
+    except BaseException:
+        seat.close()
+        raise
+    response.call_on_close(seat.close)
+    return response
+
+
+def finish(body: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass a body on; break the connection where it breaks off, so that no client takes it for the whole.
+
+    Raises:
+        ConnectionResetError: it can't be finished.
+    """
+    try:
+        yield from body
+    except Interrupted as error:
+        raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
+
+
+def _after_the_head(body: Iterator[bytes]) -> Iterator[bytes]:
+    yield b""  # has the head sent at once, while the job may be silent for long
+    yield from body
+
+
+def _client() -> int | None:
+    """Return the descriptor of the client's connection, where the server shows it."""
+    connection = request.environ.get("gunicorn.socket")
+    return connection.fileno() if connection is not None else None
