@@ -93,7 +93,7 @@ class House:
         """Tokens and permissions."""
         from jobrunner.service.access import Access
 
-        return Access(self.database, utc_now)
+        return Access(self.database, utc_now, self.data_dir / "stream.key")
 
     @cached_property
     def catalogue(self) -> "Catalogue":

@@ -2,17 +2,20 @@
 
 import hashlib
 import hmac
-import os
 import secrets
 import threading
 import time
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
+
+from itsdangerous import BadData, URLSafeSerializer
 
 from jobrunner.clock import Now
 from jobrunner.domain.errors import InvalidRequest, JobNotFound, TokenExists, TokenNotFound, Unauthenticated
 from jobrunner.domain.ids import parse_job_reference
 from jobrunner.domain.job import Job
+from jobrunner.secretfile import load_secret, write_secret
 from jobrunner.store import jobs as job_store
 from jobrunner.store import tokens as store
 from jobrunner.store.engine import Connection, Database
@@ -20,6 +23,9 @@ from jobrunner.store.tokens import Token
 
 CACHE_SECONDS = 2.0
 """How long a revoked token may still be taken by a worker that knew it."""
+
+STREAM_SECONDS = 600.0
+"""How long a URL of a job's events is valid."""
 
 FIRST_NAME = "admin"
 
@@ -38,10 +44,17 @@ class Caller:
 
 
 class Access:
-    """Decides about callers. One object serves all threads of a process."""
+    """Decides about callers. One object serves all threads of a process.
 
-    def __init__(self, database: Database, now: Now) -> None:
+    Args:
+        database: has the tokens.
+        now: the clock.
+        key_file: has the key that URLs are signed with; made when it is first needed.
+    """
+
+    def __init__(self, database: Database, now: Now, key_file: Path) -> None:
         self._database = database
+        self._key_file = key_file
         self._now = now
         self._known: list[Token] = []
         self._known_at = float("-inf")
@@ -56,12 +69,47 @@ class Access:
         sha256 = _hash(secret)
         if time.monotonic() - self._known_at < CACHE_SECONDS and (caller := self._match(sha256)):
             return caller
-        with self._lock, self._database.read() as connection:
-            self._known = store.list_tokens(connection)
-            self._known_at = time.monotonic()
+        self._load()
         if caller := self._match(sha256):
             return caller
         raise Unauthenticated("this token is not known")
+
+    def sign_stream(self, job_id: str, caller: Caller) -> tuple[str, datetime]:
+        """Make a signature that stands for the caller's token, for the events of one job, and until this time."""
+        expires_at = self._now() + timedelta(seconds=STREAM_SECONDS)
+        signature = self._stream_signer().dumps([job_id, caller.name, expires_at.timestamp()])
+        assert isinstance(signature, str)
+        return signature, expires_at
+
+    def authenticate_stream(self, signature: str, job_id: str) -> Caller:
+        """Find out who has signed for the events of this job.
+
+        Raises:
+            Unauthenticated: nobody, somebody for another job or too long ago, or their token was revoked.
+        """
+        try:
+            signed_id, name, expires_at = self._stream_signer().loads(signature)
+        except BadData:
+            raise Unauthenticated("this URL is not signed by this service; ask for a new one: stream-url") from None
+        if signed_id != job_id:
+            raise Unauthenticated("this URL is signed for the events of another job")
+        if self._now().timestamp() >= expires_at:
+            raise Unauthenticated("this URL was valid for some minutes only; ask for a new one: stream-url")
+        if time.monotonic() - self._known_at >= CACHE_SECONDS:
+            self._load()
+        if all(token.name != name for token in self._known):
+            raise Unauthenticated("the token behind this URL was revoked")
+        return Caller(name)
+
+    def _stream_signer(self) -> URLSafeSerializer:
+        return URLSafeSerializer(
+            load_secret(self._key_file), salt="events", signer_kwargs={"digest_method": hashlib.sha256}
+        )
+
+    def _load(self) -> None:
+        with self._lock, self._database.read() as connection:
+            self._known = store.list_tokens(connection)
+            self._known_at = time.monotonic()
 
     def job_for(self, connection: Connection, reference: str, caller: Caller) -> Job:
         """Return a job that the caller may see and touch. Every path to a job goes through here.
@@ -140,7 +188,7 @@ class Access:
             secret = _make_secret()
             store.add_token(connection, Token(FIRST_NAME, _hash(secret), self._now()))
             # Inside the transaction: a token whose file could not be written is never stored.
-            _write_secret(path, secret)
+            write_secret(path, secret)
         return True
 
 
@@ -150,15 +198,3 @@ def _make_secret() -> str:
 
 def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode(errors="surrogateescape")).hexdigest()
-
-
-def _write_secret(path: Path, secret: str) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
-    new = path.with_name(f"{path.name}.{os.getpid()}")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "w", encoding="ascii") as file:
-        os.fchmod(fd, 0o600)
-        file.write(secret + "\n")
-        file.flush()
-        os.fsync(fd)
-    new.rename(path)

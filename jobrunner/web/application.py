@@ -4,7 +4,7 @@ from flask import Flask
 from flask_openapi3 import Info, OpenAPI
 
 import jobrunner
-from jobrunner.web.api import catalogue, control, jobs, output, service
+from jobrunner.web.api import catalogue, control, events, jobs, output, service
 from jobrunner.web.api.documents import ProblemDocument
 from jobrunner.web.errors import register_error_handlers
 from jobrunner.web.guard import register_guard
@@ -35,6 +35,6 @@ def make_flask_app(parts: Services) -> Flask:
     register_error_handlers(app)
     with app.app_context():
         register_guard(app)
-    for module in (jobs, control, output, catalogue, service):
+    for module in (jobs, control, output, events, catalogue, service):
         app.register_api(module.bp)
     return app

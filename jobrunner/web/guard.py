@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from flask import Flask, Request, Response, g, request
 
 from jobrunner.domain.errors import Unauthenticated
+from jobrunner.service.access import Caller
 from jobrunner.web.errors import problem
 from jobrunner.web.services import services
 
@@ -19,6 +20,9 @@ PUBLIC = frozenset({"service.healthz", "service.readyz", "service.openapi"})
 
 PROBES = frozenset({"service.healthz", "service.readyz"})
 """Endpoints that may be asked under any name: a load balancer uses an address."""
+
+SIGNED = "events.events"
+"""The endpoint whose URL may be signed."""
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -46,8 +50,21 @@ def register_guard(app: Flask) -> None:
                 403, "foreign-origin", "Foreign origin", "a page of another origin must not change anything here"
             )
         if endpoint not in PUBLIC:
-            g.caller = services().access.authenticate(_secret(request))
+            g.caller = _authenticate(request)
         return None
+
+
+def _authenticate(asked: Request) -> Caller:
+    """Find out who is asking. A browser's ``EventSource`` sends no header: it may have a signed URL.
+
+    Raises:
+        Unauthenticated: nobody that we know.
+    """
+    access = services().access
+    signature = asked.args.get("signature")
+    if asked.endpoint == SIGNED and signature is not None and asked.authorization is None:
+        return access.authenticate_stream(signature, (asked.view_args or {})["job_id"])
+    return access.authenticate(_secret(asked))
 
 
 def _host_name(host: str) -> str:

@@ -27,7 +27,7 @@ from tests.service import eventually
 @pytest.fixture
 def access(database: Database) -> Access:
     """The tokens of an empty database."""
-    return Access(database, utc_now)
+    return Access(database, utc_now, database.path.with_name("stream.key"))
 
 
 def is_known(access: Access, secret: str) -> bool:
@@ -95,7 +95,7 @@ def test_without_tokens_nobody_is_let_in(access: Access) -> None:
 
 def test_a_revoked_token_is_soon_refused_by_those_who_knew_it(access: Access, database: Database) -> None:
     secret = access.create_token("ci")
-    other = Access(database, utc_now)  # as another worker has
+    other = Access(database, utc_now, database.path.with_name("stream.key"))  # as another worker has
     assert is_known(access, secret)
     assert is_known(other, secret)
 

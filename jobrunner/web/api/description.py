@@ -7,15 +7,22 @@ _PROBLEM = {
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
 }
 
+_BYTES = {"200": {"description": "the bytes", "content": {"text/plain": {}}}}
+
+_EVENTS = {
+    "200": {"description": "events", "content": {"text/event-stream": {}}},
+    "204": {"description": "the client has seen the end"},
+}
+
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
     """Describe errors as the problems they are, bodies that may be left out, and answers that are no JSON."""
     schemas = document["components"]["schemas"]
-    for path in document["paths"].values():
+    for name, path in document["paths"].items():
         for operation in path.values():
             answers = {status: answer for status, answer in operation["responses"].items() if status.startswith("2")}
             if not answers:
-                answers = {"200": {"description": "the bytes", "content": {"text/plain": {}}}}
+                answers = _EVENTS if name.endswith("/events") else _BYTES
             operation["responses"] = {**answers, "default": _PROBLEM}
             if "requestBody" in operation:
                 (content,) = operation["requestBody"]["content"].values()

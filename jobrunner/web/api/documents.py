@@ -145,6 +145,13 @@ class JobListDocument(Document):
     next: str | None
 
 
+class StreamUrlDocument(Document):
+    """A URL of a job's events that needs no token."""
+
+    url: str
+    expires_at: datetime
+
+
 class ScriptDocument(Document):
     """A catalogued script."""
 

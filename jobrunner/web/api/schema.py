@@ -203,6 +203,12 @@ class OutputQuery(Query):
     download: Flag = Field(False, description="have a browser save it")
 
 
+class EventsQuery(Query):
+    """Options of the events."""
+
+    signature: str | None = Field(None, description="in the place of a token; `stream-url` makes it")
+
+
 class ListQuery(Query):
     """Filters of a list; everything given must hold."""
 
