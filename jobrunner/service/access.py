@@ -5,7 +5,7 @@ import hmac
 import secrets
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -38,9 +38,15 @@ RESERVED_NAMES = frozenset({LOCAL_NAME, "service"})
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking: the name of their token. Every token is an administrator's: it sees and touches all jobs."""
+    """Who is asking. Every token is an administrator's: it sees and touches all jobs.
+
+    Attributes:
+        name: of their token.
+        connection: the descriptor of the socket they ask by, which tells when they have gone; None: there is none.
+    """
 
     name: str
+    connection: int | None = field(default=None, compare=False)
 
 
 class Access:

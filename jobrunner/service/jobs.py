@@ -137,7 +137,7 @@ class JobService:
             return self._store(new, inputs, caller, key)
         # The seat comes first: a client that was refused for want of one must
         # not have started anything.
-        with self._waiters.listen(new.id) as listener:
+        with self._waiters.listen(new.id, caller.connection) as listener:
             accepted = self._store(new, inputs, caller, key)
             if not accepted.is_repeat:
                 return Accepted(self._await(listener, accepted.job, caller, wait))
@@ -184,7 +184,7 @@ class JobService:
         """
         if job.state.is_ended or seconds <= 0:
             return job
-        with self._waiters.listen(job.id) as listener:
+        with self._waiters.listen(job.id, caller.connection) as listener:
             # Only now that hints are heard: it may have ended before.
             return self._await(listener, self.get(job.id, caller), caller, seconds)
 
@@ -262,7 +262,7 @@ class JobService:
         """
         job = self.get(reference, caller)
         if force and not job.state.is_ended:
-            with self._waiters.listen(job.id) as listener:  # before anything is killed
+            with self._waiters.listen(job.id, caller.connection) as listener:  # before anything is killed
                 job = self.cancel(job.id, caller, CancelAsked(signal="SIGKILL", grace=0))
                 job = self._await(listener, job, caller, patience)
 

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -11,6 +11,7 @@ from jobrunner.domain.errors import JobrunnerError
 from jobrunner.domain.job import Job
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Hole, Stream
+from jobrunner.service.access import Caller
 from jobrunner.service.waiting import Listener, Waiters
 from jobrunner.spool import Spool
 from jobrunner.store import jobs as store
@@ -108,21 +109,13 @@ class OutputService:
                 if not data:
                     raise Interrupted("the output has become shorter than it was")
 
-    @contextmanager
-    def following(self, job: Job, *, client: int | None) -> Iterator[Listener]:
+    def following(self, job: Job, caller: Caller) -> AbstractContextManager[Listener]:
         """Take a seat among the followers, for `follow`.
 
-        Args:
-            job: whose output.
-            client: a socket that tells when the client has gone; None: there is none to be asked.
-
-        Raises:
+        Raises (on entering):
             TooBusy: too many follow already.
         """
-        with self._followers.listen(job.id) as listener:
-            if client is not None:
-                listener.watch(client)
-            yield listener
+        return self._followers.listen(job.id, caller.connection)
 
     def follow(self, job: Job, offsets: Mapping[Stream, int], listener: Listener) -> Iterator[Happening]:
         """Tell what a job writes as it comes, and its states, until it has ended and all was told.

@@ -59,13 +59,19 @@ class Waiters:
                 self._count -= 1
 
     @contextmanager
-    def listen(self, job_id: str) -> Iterator["Listener"]:
+    def listen(self, job_id: str, client: int | None = None) -> Iterator["Listener"]:
         """Take a seat and hear hints about this job from now on; it need not exist yet.
+
+        Args:
+            job_id: of the job.
+            client: a socket; once its other end is closed nobody waits any more.
 
         Raises:
             TooBusy: too many wait already.
         """
         with self.seat(), self._hints.open_job_inbox(job_id) as inbox:
+            if client is not None:
+                inbox.watch(client)
             self._inboxes.add(inbox)
             try:
                 yield Listener(self, inbox)
@@ -98,16 +104,12 @@ class Listener:
             deadline: of the monotonic clock.
 
         Returns:
-            False when this look is the last: the time is up, or the process is about to stop.
+            False when this look is the last: the time is up, or nobody waits any more.
         """
         left = deadline - time.monotonic()
-        if left > 0 and not self._waiters.is_closing:
+        if left > 0 and not self.is_over:
             self._inbox.wait(min(PAUSE, left))
-        return time.monotonic() < deadline and not self._waiters.is_closing
-
-    def watch(self, client: int) -> None:
-        """Notice from now on when the client closes this socket."""
-        self._inbox.watch(client)
+        return time.monotonic() < deadline and not self.is_over
 
     def pause(self, seconds: float) -> bool:
         """Pause for so long at most; return whether a hint has come."""

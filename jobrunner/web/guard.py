@@ -6,6 +6,7 @@ from using the service with the user's own browser (CSRF).
 """
 
 import re
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from flask import Flask, Request, Response, g, request
@@ -50,7 +51,7 @@ def register_guard(app: Flask) -> None:
                 403, "foreign-origin", "Foreign origin", "a page of another origin must not change anything here"
             )
         if endpoint not in PUBLIC:
-            g.caller = _authenticate(request)
+            g.caller = replace(_authenticate(request), connection=_connection(request))
         return None
 
 
@@ -65,6 +66,12 @@ def _authenticate(asked: Request) -> Caller:
     if asked.endpoint == SIGNED and signature is not None and asked.authorization is None:
         return access.authenticate_stream(signature, (asked.view_args or {})["job_id"])
     return access.authenticate(_secret(asked))
+
+
+def _connection(asked: Request) -> int | None:
+    """Return the descriptor of the client's connection, where the server shows it."""
+    connection = asked.environ.get("gunicorn.socket")
+    return connection.fileno() if connection is not None else None
 
 
 def _host_name(host: str) -> str:

@@ -10,7 +10,7 @@ from jobrunner.domain.errors import TooBusy
 from jobrunner.domain.job import Job
 from jobrunner.service.output import Interrupted
 from jobrunner.service.waiting import Listener
-from jobrunner.web.services import services
+from jobrunner.web.services import caller, services
 
 
 def send_stream(job: Job, make_body: Callable[[Listener], Iterator[bytes]], content_type: str) -> Response:
@@ -33,7 +33,7 @@ def send_stream(job: Job, make_body: Callable[[Listener], Iterator[bytes]], cont
         raise TooBusy("this server answers one request at a time; start it with threads to follow output")
     seat = ExitStack()
     try:
-        listener = seat.enter_context(services().output.following(job, client=_client()))
+        listener = seat.enter_context(services().output.following(job, caller()))
         response.response = finish(_after_the_head(make_body(listener)))
     except BaseException:
         seat.close()
@@ -57,9 +57,3 @@ def finish(body: Iterator[bytes]) -> Iterator[bytes]:
 def _after_the_head(body: Iterator[bytes]) -> Iterator[bytes]:
     yield b""  # has the head sent at once, while the job may be silent for long
     yield from body
-
-
-def _client() -> int | None:
-    """Return the descriptor of the client's connection, where the server shows it."""
-    connection = request.environ.get("gunicorn.socket")
-    return connection.fileno() if connection is not None else None

@@ -1,6 +1,8 @@
 """Requests that wait for the end of a job."""
 
 import time
+from contextlib import closing
+from http.client import HTTPConnection
 
 import pytest
 
@@ -65,6 +67,18 @@ def test_the_parameter_overrules_the_preference(service: Service) -> None:
     assert "Preference-Applied" not in response.headers
     assert response.json()["state"] == "running"
     service.request("DELETE", f"/v1/jobs/{job['id']}?force=true")
+
+
+def test_a_client_that_has_gone_gives_its_seat_back(start_service: StartService) -> None:
+    service = start_service({"server": {"max_waiters": 1, "workers": 1}})
+    job = service.submit(argv=["sleep", "60"])
+    with closing(HTTPConnection("127.0.0.1", service.port, timeout=30)) as connection:
+        headers = {"Authorization": f"Bearer {service.token}"}
+        connection.request("GET", f"/v1/jobs/{job['id']}?wait=60", headers=headers)
+        assert eventually(lambda: service.get("/v1/stats").json()["waiters"] == 1)
+
+    assert eventually(lambda: service.get("/v1/stats").json()["waiters"] == 0)
+    service.post(f"/v1/jobs/{job['id']}/cancel", {"grace": 0})
 
 
 def test_only_the_preference_that_was_followed_is_said_to_be_applied(service: Service) -> None:
