@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from jobrunner.service.health import HealthService
     from jobrunner.service.jobs import JobService
     from jobrunner.service.output import OutputService
+    from jobrunner.service.tokens import TokenService
     from jobrunner.service.waiting import Waiters
     from jobrunner.web.services import Services
 
@@ -90,10 +91,17 @@ class House:
 
     @cached_property
     def access(self) -> "Access":
-        """Tokens and permissions."""
+        """Who is asking, and what they may do."""
         from jobrunner.service.access import Access
 
         return Access(self.database, utc_now, self.data_dir / "stream.key")
+
+    @cached_property
+    def tokens(self) -> "TokenService":
+        """Making and revoking tokens."""
+        from jobrunner.service.tokens import TokenService
+
+        return TokenService(self.database, utc_now)
 
     @cached_property
     def catalogue(self) -> "Catalogue":
@@ -184,7 +192,7 @@ class House:
         upgrade(self.database)
         # A full disk can still take what goes into pages that the file has.
         self.database.checkpoint()
-        if self.access.ensure_first_token(self.admin_token_file):
+        if self.tokens.ensure_first(self.admin_token_file):
             logger.info("made the token 'admin', see %s", self.admin_token_file)
         self.database.close()  # nothing of it may cross a fork
 

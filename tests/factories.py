@@ -10,13 +10,13 @@ from typing import Any
 
 from jobrunner.app import House
 from jobrunner.config import Config, Storage
+from jobrunner.domain.access import ADMINISTRATOR, Caller
 from jobrunner.domain.job import Job
 from jobrunner.domain.spec import StepKind
 from jobrunner.locks import FileLock
-from jobrunner.service.access import Caller
 from jobrunner.service.submission import Submission
 
-CALLER = Caller("tester")
+CALLER = Caller("tester", ADMINISTRATOR)
 
 
 def make_config(data_dir: Path, **sections: dict[str, Any]) -> Config:

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from jobrunner.client import Client
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def reads(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """Make a click callback of a function that raises ValueError."""
+
+    def read(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> Any:
+        try:
+            return parse(text) if text is not None else None
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return read
 
 
 def read_config(ctx: click.Context) -> Config:

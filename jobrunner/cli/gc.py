@@ -1,35 +1,20 @@
 """``jobrunner gc``: made for cron."""
 
-from collections.abc import Callable
-from typing import Any
-
 import click
 
-from jobrunner.cli.common import open_data, print_json
+from jobrunner.cli.common import open_data, print_json, reads
 from jobrunner.config import Gc, parse_duration, parse_size
 from jobrunner.locks import FileLock
 from jobrunner.service.gc import Report
 
 
-def _reads(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
-    """Make a click callback of a function that raises ValueError."""
-
-    def read(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> Any:
-        try:
-            return parse(text) if text is not None else None
-        except ValueError as error:
-            raise click.BadParameter(str(error)) from None
-
-    return read
-
-
 @click.command()
 @click.option("--keep", type=click.IntRange(min=0), metavar="N", help="Keep the newest N ended jobs.")
 @click.option(
-    "--max-age", callback=_reads(parse_duration), metavar="AGE", help="Keep what has ended within AGE, like 30d."
+    "--max-age", callback=reads(parse_duration), metavar="AGE", help="Keep what has ended within AGE, like 30d."
 )
 @click.option(
-    "--max-bytes", callback=_reads(parse_size), metavar="SIZE", help="Keep the newest SIZE of files, like 10G."
+    "--max-bytes", callback=reads(parse_size), metavar="SIZE", help="Keep the newest SIZE of files, like 10G."
 )
 @click.option("--dry-run", is_flag=True, help="Only list what would go.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobrunner.cli.common import json_option, open_client, open_data, print_json, print_table
+from jobrunner.domain.access import ADMINISTRATOR, Caller
 from jobrunner.domain.job import Job, JobFilter, parse_label_filters
 from jobrunner.domain.states import ACTIVE, ENDED, JobState
 from jobrunner.domain.text import escape_controls
-from jobrunner.service.access import LOCAL_NAME, Caller
+from jobrunner.service.tokens import LOCAL_NAME
 
 if TYPE_CHECKING:
     from jobrunner.service.jobs import JobService
 
-_LOCAL = Caller(LOCAL_NAME)
+_LOCAL = Caller(LOCAL_NAME, ADMINISTRATOR)
 """Who can read the data directory may see all that is in it."""
 
 _STATES = {state.value: frozenset({state}) for state in JobState} | {"active": ACTIVE, "ended": ENDED}

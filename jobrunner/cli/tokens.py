@@ -1,8 +1,14 @@
 """``jobrunner token``: works on the database, with the server up or down."""
 
+from datetime import datetime
+
 import click
 
-from jobrunner.cli.common import json_option, open_data, print_json, print_table
+from jobrunner.cli.common import json_option, open_data, print_json, print_table, reads
+from jobrunner.config import parse_duration
+from jobrunner.domain.access import EVERYTHING, Grant, Scope
+from jobrunner.service.document import render_time
+from jobrunner.store.tokens import Token
 
 
 @click.group()
@@ -12,13 +18,37 @@ def token() -> None:
 
 @token.command()
 @click.argument("name")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    required=True,
+    type=click.Choice([scope.value for scope in Scope]),
+    help="What it is for; repeatable. read: look; run: submit catalogued scripts; exec: submit anything; "
+    "cancel: end, signal and delete jobs; admin: everything.",
+)
+@click.option("--all-jobs", is_flag=True, help="It sees and touches the jobs of others, too.")
+@click.option("--scripts", "scripts", multiple=True, metavar="PATTERN", help="Only these scripts; repeatable.")
+@click.option(
+    "--expires", "valid_for", callback=reads(parse_duration), metavar="AGE", help="Worthless after AGE, like 30d."
+)
 @json_option
 @click.pass_context
-def create(ctx: click.Context, name: str, *, as_json: bool) -> None:
+def create(
+    ctx: click.Context,
+    name: str,
+    scopes: tuple[str, ...],
+    scripts: tuple[str, ...],
+    valid_for: float | None,
+    *,
+    all_jobs: bool,
+    as_json: bool,
+) -> None:
     """Make a token and print it: it is shown this once."""
-    secret = open_data(ctx).access.create_token(name)
+    grant = Grant(frozenset(map(Scope, scopes)), all_jobs, scripts or EVERYTHING)
+    secret = open_data(ctx).tokens.create(name, grant, valid_for=valid_for)
     if as_json:
-        print_json({"name": name, "token": secret})
+        print_json({"name": name, "token": secret, **_render_grant(grant)})
     else:
         click.echo(secret)
 
@@ -27,13 +57,13 @@ def create(ctx: click.Context, name: str, *, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def list_tokens(ctx: click.Context, *, as_json: bool) -> None:
-    """List the names of all tokens."""
-    found = open_data(ctx).access.list_tokens()
-    rows = [(entry.name, entry.created_at.isoformat(timespec="seconds").replace("+00:00", "Z")) for entry in found]
+    """List all tokens."""
+    found = open_data(ctx).tokens.list()
     if as_json:
-        print_json([{"name": name, "created_at": created_at} for name, created_at in rows])
-    else:
-        print_table(("name", "created"), rows)
+        print_json([_render(entry) for entry in found])
+        return
+    columns = ("name", "scopes", "jobs", "scripts", "created", "expires", "last used")
+    print_table(columns, [_row(entry) for entry in found])
 
 
 @token.command()
@@ -41,7 +71,31 @@ def list_tokens(ctx: click.Context, *, as_json: bool) -> None:
 @click.pass_context
 def revoke(ctx: click.Context, name: str) -> None:
     """Make a token worthless; a running server notices within seconds."""
-    open_data(ctx).access.revoke_token(name)
+    open_data(ctx).tokens.revoke(name)
+
+
+def _render(entry: Token) -> dict[str, object]:
+    return {
+        "name": entry.name,
+        **_render_grant(entry.grant),
+        "created_at": render_time(entry.created_at),
+        "expires_at": render_time(entry.expires_at),
+        "last_used_at": render_time(entry.last_used_at),
+    }
+
+
+def _render_grant(grant: Grant) -> dict[str, object]:
+    return {"scopes": sorted(grant.scopes), "all_jobs": grant.sees_all, "scripts": list(grant.scripts)}
+
+
+def _row(entry: Token) -> tuple[str, ...]:
+    jobs = "all" if entry.grant.sees_all else "own"
+    times = (_to_the_second(at) for at in (entry.created_at, entry.expires_at, entry.last_used_at))
+    return (entry.name, " ".join(sorted(entry.grant.scopes)), jobs, " ".join(entry.grant.scripts), *times)
+
+
+def _to_the_second(at: datetime | None) -> str:
+    return at.isoformat(timespec="seconds").replace("+00:00", "Z") if at is not None else ""
 
 
 COMMANDS = {"token": token}

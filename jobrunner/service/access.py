@@ -1,52 +1,40 @@
-"""Who is asking, and what they may do: tokens, and the one function that decides about jobs."""
+"""Who is asking, and the one place that decides what they may do."""
 
 import hashlib
 import hmac
-import secrets
+import logging
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from itsdangerous import BadData, URLSafeSerializer
 
 from jobrunner.clock import Now
-from jobrunner.domain.errors import InvalidRequest, JobNotFound, TokenExists, TokenNotFound, Unauthenticated
+from jobrunner.domain.access import Caller, Scope
+from jobrunner.domain.errors import Forbidden, JobNotFound, StorageError, Unauthenticated
 from jobrunner.domain.ids import parse_job_reference
 from jobrunner.domain.job import Job
-from jobrunner.secretfile import load_secret, write_secret
+from jobrunner.secretfile import load_secret
+from jobrunner.service.tokens import hash_secret
 from jobrunner.store import jobs as job_store
 from jobrunner.store import tokens as store
 from jobrunner.store.engine import Connection, Database
 from jobrunner.store.tokens import Token
 
+__all__ = ["Access", "Caller", "Scope"]
+
+logger = logging.getLogger("jobrunner.access")
+
 CACHE_SECONDS = 2.0
 """How long a revoked token may still be taken by a worker that knew it."""
 
+USE_SECONDS = 60
+"""How exactly is written down when a token was used: to write takes the writers' lock."""
+
 STREAM_SECONDS = 600.0
 """How long a URL of a job's events is valid."""
-
-FIRST_NAME = "admin"
-
-LOCAL_NAME = "local"
-"""Who reads the data directory without asking the service."""
-
-RESERVED_NAMES = frozenset({LOCAL_NAME, "service"})
-"""Who acts without a token, the service itself among them: ``cancel.by`` and ``owner`` must not be taken for one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who is asking. Every token is an administrator's: it sees and touches all jobs.
-
-    Attributes:
-        name: of their token.
-        connection: the descriptor of the socket they ask by, which tells when they have gone; None: there is none.
-    """
-
-    name: str
-    connection: int | None = field(default=None, compare=False)
 
 
 class Access:
@@ -64,21 +52,29 @@ class Access:
         self._now = now
         self._known: list[Token] = []
         self._known_at = float("-inf")
+        self._used: dict[str, datetime] = {}
         self._lock = threading.Lock()
+
+    # ── who it is ──
 
     def authenticate(self, secret: str) -> Caller:
         """Find out whose token this is.
 
         Raises:
-            Unauthenticated: nobody's.
+            Unauthenticated: nobody's, or it has expired.
         """
-        sha256 = _hash(secret)
-        if time.monotonic() - self._known_at < CACHE_SECONDS and (caller := self._match(sha256)):
-            return caller
-        self._load()
-        if caller := self._match(sha256):
-            return caller
-        raise Unauthenticated("this token is not known")
+        sha256 = hash_secret(secret)
+
+        def match() -> Token | None:
+            # All of them are compared, each in constant time, so that the time
+            # taken tells nothing about the token that was nearly right.
+            found = None
+            for token in self._known:
+                if hmac.compare_digest(token.sha256, sha256):
+                    found = token
+            return found
+
+        return self._caller(self._find(match), "this token is not known")
 
     def sign_stream(self, job_id: str, caller: Caller) -> tuple[str, datetime]:
         """Make a signature that stands for the caller's token, for the events of one job, and until this time."""
@@ -91,7 +87,7 @@ class Access:
         """Find out who has signed for the events of this job.
 
         Raises:
-            Unauthenticated: nobody, somebody for another job or too long ago, or their token was revoked.
+            Unauthenticated: nobody, somebody for another job or too long ago, or their token is worthless by now.
         """
         try:
             signed_id, name, expires_at = self._stream_signer().loads(signature)
@@ -101,106 +97,107 @@ class Access:
             raise Unauthenticated("this URL is signed for the events of another job")
         if self._now().timestamp() >= expires_at:
             raise Unauthenticated("this URL was valid for some minutes only; ask for a new one: stream-url")
-        if time.monotonic() - self._known_at >= CACHE_SECONDS:
-            self._load()
-        if all(token.name != name for token in self._known):
-            raise Unauthenticated("the token behind this URL was revoked")
-        return Caller(name)
+        token = self._find(lambda: next((token for token in self._known if token.name == name), None))
+        return self._caller(token, "the token behind this URL was revoked")
 
     def _stream_signer(self) -> URLSafeSerializer:
-        return URLSafeSerializer(
-            load_secret(self._key_file), salt="events", signer_kwargs={"digest_method": hashlib.sha256}
-        )
+        key = load_secret(self._key_file)
+        return URLSafeSerializer(key, salt="events", signer_kwargs={"digest_method": hashlib.sha256})
 
-    def _load(self) -> None:
+    def _find(self, match: Callable[[], Token | None]) -> Token | None:
+        """Look among the tokens that are known, and among those of the database when that is long ago or in vain."""
+        if time.monotonic() - self._known_at < CACHE_SECONDS and (token := match()):
+            return token
         with self._lock, self._database.read() as connection:
             self._known = store.list_tokens(connection)
             self._known_at = time.monotonic()
+        return match()
 
-    def job_for(self, connection: Connection, reference: str, caller: Caller) -> Job:
-        """Return a job that the caller may see and touch. Every path to a job goes through here.
+    def _caller(self, token: Token | None, words: str) -> Caller:
+        if token is None:
+            raise Unauthenticated(words)
+        now = self._now()
+        if token.expires_at is not None and now >= token.expires_at:
+            raise Unauthenticated("this token has expired")
+        self._note_use(token, now)
+        return Caller(token.name, token.grant)
+
+    def _note_use(self, token: Token, now: datetime) -> None:
+        last = max(filter(None, (token.last_used_at, self._used.get(token.name))), default=None)
+        if last is not None and (now - last).total_seconds() < USE_SECONDS:
+            return
+        self._used[token.name] = now
+        try:
+            self._database.write_together(lambda connection: store.record_use(connection, token.name, now))
+        except StorageError as error:
+            # What was asked may need no storage, or tells that better.
+            logger.debug("can't write down when a token was used: %s", error)
+
+    # ── what they may do ──
+
+    def require(self, caller: Caller, scope: Scope) -> None:
+        """Let those pass whose token has this scope.
+
+        Raises:
+            Forbidden: it has not.
+        """
+        if not caller.grant.allows(scope):
+            raise Forbidden(f"the token {caller.name!r} has not the scope {scope.value}")
+
+    def job_for(self, connection: Connection, reference: str, caller: Caller, scope: Scope) -> Job:
+        """Return a job that the caller may do this with. Every path to a job goes through here.
 
         Args:
             connection: where to look.
             reference: the job's uuid or number, as the client wrote it.
             caller: who is asking.
+            scope: what is to be done with it.
 
         Raises:
-            JobNotFound: no job has this id, or it is not the caller's.
+            Forbidden: the token has not this scope, whatever the job.
+            JobNotFound: no job has this id, or it is not the caller's: the same for both.
         """
-        del caller  # every token is an administrator's
+        self.require(caller, scope)
         key = parse_job_reference(reference)
         job = job_store.find_job(connection, key) if key is not None else None
-        if job is None:
+        if job is None or not caller.sees(job.owner):
             raise JobNotFound
         return job
 
-    def _match(self, sha256: str) -> Caller | None:
-        # All of them are compared, each in constant time, so that the time
-        # taken tells nothing about the token that was nearly right.
-        found = None
-        for token in self._known:
-            if hmac.compare_digest(token.sha256, sha256):
-                found = Caller(token.name)
-        return found
+    def require_submission(self, caller: Caller, script: str | None, *, changes_surroundings: bool) -> None:
+        """Let those pass who may submit this.
 
-    # ── tokens ──
-
-    def create_token(self, name: str) -> str:
-        """Make a token; its text is returned now and never again.
+        Args:
+            caller: who is asking.
+            script: the name of a catalogued one; None: anything else.
+            changes_surroundings: it sets variables of the environment, or the working directory: with these a script
+                can be made to run anything (``LD_PRELOAD``, ``PATH``, ``BASH_ENV``).
 
         Raises:
-            TokenExists: the name is taken.
-            InvalidRequest: the name can't be one.
+            Forbidden: it needs another scope, or the token is for other scripts.
         """
-        if name in RESERVED_NAMES:
-            raise InvalidRequest.at("#/name", f"{name!r} is what the service calls itself; take another one")
-        if not name or len(name) > 128 or not name.isprintable():
-            raise InvalidRequest.at("#/name", "must have 1 to 128 printable characters")
-        secret = _make_secret()
-        with self._database.write(durable=True) as connection:
-            if store.has_token(connection, name):
-                raise TokenExists(name)
-            store.add_token(connection, Token(name, _hash(secret), self._now()))
-        return secret
+        if script is None:
+            self.require(caller, Scope.EXEC)
+            return
+        self.require(caller, Scope.RUN)
+        if not caller.grant.allows_script(script):
+            raise Forbidden(f"the token {caller.name!r} is not for the script {script!r}")
+        if changes_surroundings and not caller.grant.allows(Scope.EXEC):
+            raise Forbidden(
+                f"to give a script env or cwd needs the scope exec, which the token {caller.name!r} has not"
+            )
 
-    def list_tokens(self) -> list[Token]:
-        """Return all tokens by name."""
-        with self._database.read() as connection:
-            return store.list_tokens(connection)
+    def owner_for(self, caller: Caller, owner: str | None) -> str | None:
+        """Return whose jobs a list or a sum may be of; None: everyone's.
 
-    def revoke_token(self, name: str) -> None:
-        """Make a token worthless; running workers notice within `CACHE_SECONDS`.
+        Args:
+            caller: who is asking.
+            owner: whose they ask for; None: all that they may see.
 
         Raises:
-            TokenNotFound: there is none of this name.
+            Forbidden: the token has not the scope `read`, or they ask for another's.
         """
-        with self._database.write(durable=True) as connection:
-            if not store.remove_token(connection, name):
-                raise TokenNotFound(name)
-
-    def ensure_first_token(self, path: Path) -> bool:
-        """When there is no token at all, make the administrator's and write it to this file (0600).
-
-        Returns:
-            Whether one was made.
-        """
-        with self._database.read() as connection:
-            if store.list_tokens(connection):
-                return False
-        with self._database.write(durable=True) as connection:
-            if store.list_tokens(connection):
-                return False  # another process was faster
-            secret = _make_secret()
-            store.add_token(connection, Token(FIRST_NAME, _hash(secret), self._now()))
-            # Inside the transaction: a token whose file could not be written is never stored.
-            write_secret(path, secret)
-        return True
-
-
-def _make_secret() -> str:
-    return f"jr_{secrets.token_urlsafe(32)}"
-
-
-def _hash(secret: str) -> str:
-    return hashlib.sha256(secret.encode(errors="surrogateescape")).hexdigest()
+        self.require(caller, Scope.READ)
+        if owner is not None and not caller.sees(owner):
+            raise Forbidden(f"the token {caller.name!r} sees its own jobs only")
+        return owner if owner is not None or caller.grant.sees_all else caller.name

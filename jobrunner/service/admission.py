@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from jobrunner.domain.access import Caller
 from jobrunner.domain.errors import Draining, InvalidRequest, NameInUse, QueueFull
 from jobrunner.domain.job import IdempotencyKey
 from jobrunner.domain.spec import JobSpec
@@ -25,7 +26,7 @@ class Admission:
         self._drain = drain
         self._max_queued = max_queued
 
-    def check(self, connection: Connection, spec: JobSpec) -> None:
+    def check(self, connection: Connection, spec: JobSpec, caller: Caller) -> None:
         """Decide in the very transaction that is to store the job.
 
         An executor that looks for the last job of a drain holds the writers'
@@ -39,7 +40,7 @@ class Admission:
         if self._drain.is_on:
             raise Draining
         if spec.exclusive and spec.name is not None and (other := store.find_active_name(connection, spec.name)):
-            raise NameInUse(spec.name, other)
+            raise NameInUse(spec.name, other.id if caller.sees(other.owner) else None)
         if store.has_queued(connection, at_least=self._max_queued):
             raise QueueFull(self._max_queued)
 

@@ -58,6 +58,10 @@ class Catalogue:
             raise InvalidRequest.at("#/script", f"there is no script {name!r}; GET /v1/scripts lists those there are")
         return path
 
+    def name_of(self, path: str) -> str:
+        """Return the name of a script that `find` has found; its path if the catalogue is elsewhere by now."""
+        return path.removeprefix(f"{self._directory}/")
+
     def _walk(self, directory: Path, prefix: str) -> Iterator[Script]:
         try:
             entries = list(os.scandir(directory))

@@ -90,10 +90,10 @@ class HealthService:
                 self._seen_at = now
             return self._seen
 
-    def stats(self) -> Stats:
-        """Count."""
+    def stats(self, owner: str | None = None) -> Stats:
+        """Count the jobs of an owner; None: of all."""
         with self._database.read() as connection:
-            states, spool_bytes = store.count_states(connection)
+            states, spool_bytes = store.count_states(connection, owner)
         return Stats(states, self._slots, spool_bytes, self._free_bytes())
 
     def _free_bytes(self) -> int:

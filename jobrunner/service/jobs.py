@@ -2,17 +2,18 @@
 
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jobrunner.clock import Now
+from jobrunner.domain.access import Caller, Scope
 from jobrunner.domain.errors import InvalidRequest, JobNotEnded, JobNotFound, JobNotRunning
 from jobrunner.domain.exitstatus import parse_signal
 from jobrunner.domain.ids import make_job_id
 from jobrunner.domain.job import CancelRequest, IdempotencyKey, Job, JobFilter, JobPage, NewJob
-from jobrunner.domain.spec import Input, JobSpec
+from jobrunner.domain.spec import Input, JobSpec, StepKind
 from jobrunner.domain.states import JobState
 from jobrunner.hints import Hint, Hints
-from jobrunner.service.access import Access, Caller
+from jobrunner.service.access import Access
 from jobrunner.service.admission import Admission
 from jobrunner.service.submission import SpecMaker, Submission
 from jobrunner.service.waiting import Listener, Waiters
@@ -92,11 +93,12 @@ class JobService:
 
         Raises:
             InvalidRequest: with everything that is wrong.
-            ShellNotAllowed: policy refuses.
+            Forbidden: policy or the caller's token refuses.
             NameInUse: it is exclusive, and another job has its name.
             TooBusy: too many wait already, the queue is full, or the service is drained; nothing was stored.
             StorageError: nothing was stored.
         """
+        self._require(caller, asked)
         spec, inputs = self._specs.make(asked)
         return self._add(spec, inputs, caller, wait, key)
 
@@ -105,12 +107,15 @@ class JobService:
 
         Raises:
             JobNotFound: there is none to see.
-            InvalidRequest, ShellNotAllowed: it would not be accepted today.
+            InvalidRequest, Forbidden: it would not be accepted today, or not of this caller.
             NameInUse, TooBusy, StorageError: nothing was stored.
         """
         with self._database.read() as connection, one_moment(connection):
-            job = self._access.job_for(connection, reference, caller)
+            # Who may run something has to see it, to know what it is.
+            job = self._access.job_for(connection, reference, caller, Scope.READ)
             inputs = store.load_inputs(connection, job.number)
+        surroundings = bool(job.spec.env) or job.spec.cwd is not None
+        self._access.require_submission(caller, self._specs.script(job.spec), changes_surroundings=surroundings)
         self._specs.check(job.spec)
         return self._add(job.spec, inputs, caller, wait, key)
 
@@ -118,13 +123,18 @@ class JobService:
         """Say what a submission would run, or refuse it as `submit` would; nothing is stored.
 
         Raises:
-            InvalidRequest, ShellNotAllowed, NameInUse, TooBusy, StorageError: as `submit`.
+            InvalidRequest, Forbidden, NameInUse, TooBusy, StorageError: as `submit`.
         """
-        del caller  # every token is an administrator's
+        self._require(caller, asked)
         spec, _ = self._specs.make(asked)
         with self._database.read() as connection:
-            self._admission.check(connection, spec)
+            self._admission.check(connection, spec, caller)
         return Plan(spec, self._specs.rule(spec))
+
+    def _require(self, caller: Caller, asked: Submission) -> None:
+        script = asked.words[0] if asked.kind is StepKind.SCRIPT else None
+        surroundings = bool(asked.env) or asked.cwd is not None
+        self._access.require_submission(caller, script, changes_surroundings=surroundings)
 
     def _add(
         self, spec: JobSpec, inputs: list[Input], caller: Caller, wait: float, key: IdempotencyKey | None
@@ -135,6 +145,7 @@ class JobService:
         )
         if wait <= 0:
             return self._store(new, inputs, caller, key)
+        self._access.require(caller, Scope.READ)
         # The seat comes first: a client that was refused for want of one must
         # not have started anything.
         with self._waiters.listen(new.id, caller.connection) as listener:
@@ -148,8 +159,8 @@ class JobService:
             if key is not None:
                 number = self._admission.find_repeated(connection, caller.name, key)
                 if number is not None:
-                    return Accepted(self._access.job_for(connection, str(number), caller), is_repeat=True)
-            self._admission.check(connection, new.spec)
+                    return Accepted(self._access.job_for(connection, str(number), caller, Scope.RUN), is_repeat=True)
+            self._admission.check(connection, new.spec, caller)
             job = store.add_job(connection, new, inputs)
             if key is not None:
                 self._admission.remember(connection, caller.name, key, job.number)
@@ -160,18 +171,23 @@ class JobService:
             self._hints.wake_executor(Hint.QUEUED)
         return accepted
 
-    def get(self, reference: str, caller: Caller) -> Job:
-        """Look a job up.
+    def get(self, reference: str, caller: Caller, scope: Scope = Scope.READ) -> Job:
+        """Look a job up, to do something with it that needs this scope.
 
         Raises:
+            Forbidden: the caller's token has it not.
             JobNotFound: there is none to see.
         """
         with self._database.read() as connection:
-            return self._access.job_for(connection, reference, caller)
+            return self._access.job_for(connection, reference, caller, scope)
 
     def list(self, wanted: JobFilter, caller: Caller, *, limit: int, before: int | None = None) -> JobPage:
-        """Return a page of the jobs that the caller may see, newest first."""
-        del caller  # every token is an administrator's
+        """Return a page of the jobs that the caller may see, newest first.
+
+        Raises:
+            Forbidden: the caller's token is not for looking, or not for the jobs of this owner.
+        """
+        wanted = replace(wanted, owner=self._access.owner_for(caller, wanted.owner))
         with self._database.read() as connection:
             return list_jobs(connection, wanted, limit=limit, before=before)
 
@@ -188,12 +204,12 @@ class JobService:
             # Only now that hints are heard: it may have ended before.
             return self._await(listener, self.get(job.id, caller), caller, seconds)
 
-    def _await(self, listener: Listener, job: Job, caller: Caller, seconds: float) -> Job:
+    def _await(self, listener: Listener, job: Job, caller: Caller, seconds: float, scope: Scope = Scope.READ) -> Job:
         deadline = time.monotonic() + seconds
         more = True
         while more and not job.state.is_ended:
             more = listener.wait(deadline)
-            job = self.get(job.id, caller)
+            job = self.get(job.id, caller, scope)
         return job
 
     def cancel(self, reference: str, caller: Caller, asked: CancelAsked) -> Job:
@@ -201,6 +217,7 @@ class JobService:
 
         Raises:
             InvalidRequest: there is no such signal, or the grace is out of range.
+            Forbidden: the caller's token is not for this.
             JobNotFound: there is none to see.
         """
         request = CancelRequest(
@@ -211,10 +228,10 @@ class JobService:
         )
 
         def write(connection: Connection) -> Job:
-            job = self._access.job_for(connection, reference, caller)
+            job = self._access.job_for(connection, reference, caller, Scope.CANCEL)
             if not store.cancel_queued(connection, job.number, request):
                 store.cancel_running(connection, job.number, request)
-            return self._access.job_for(connection, job.id, caller)
+            return self._access.job_for(connection, job.id, caller, Scope.CANCEL)
 
         job = self._database.insist(write, durable=True)
         # Only once the request is committed: the process may die at once, and
@@ -230,13 +247,14 @@ class JobService:
 
         Raises:
             InvalidRequest: there is no such signal.
+            Forbidden: the caller's token is not for this.
             JobNotFound: there is none to see.
             JobNotRunning: it is queued or has ended.
         """
         number = _signal_number(name)
 
         def write(connection: Connection) -> Job:
-            job = self._access.job_for(connection, reference, caller)
+            job = self._access.job_for(connection, reference, caller, Scope.CANCEL)
             if job.state is not JobState.RUNNING:
                 raise JobNotRunning(job.state.value)
             store.add_signal(connection, job.number, number)
@@ -256,15 +274,16 @@ class JobService:
             patience: seconds to wait for the end then.
 
         Raises:
+            Forbidden: the caller's token is not for this.
             JobNotFound: there is none to see.
             JobNotEnded: it has not ended (any more than ``patience`` seconds after the kill).
             TooBusy: too many wait already.
         """
-        job = self.get(reference, caller)
+        job = self.get(reference, caller, Scope.CANCEL)
         if force and not job.state.is_ended:
             with self._waiters.listen(job.id, caller.connection) as listener:  # before anything is killed
                 job = self.cancel(job.id, caller, CancelAsked(signal="SIGKILL", grace=0))
-                job = self._await(listener, job, caller, patience)
+                job = self._await(listener, job, caller, patience, Scope.CANCEL)
 
         def write(connection: Connection) -> None:
             if not store.delete_ended_job(connection, job.number):

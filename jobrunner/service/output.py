@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from jobrunner.domain.access import Caller
 from jobrunner.domain.errors import JobrunnerError
 from jobrunner.domain.job import Job
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Hole, Stream
-from jobrunner.service.access import Caller
 from jobrunner.service.waiting import Listener, Waiters
 from jobrunner.spool import Spool
 from jobrunner.store import jobs as store

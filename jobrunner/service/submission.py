@@ -100,6 +100,10 @@ class SpecMaker:
         if problems := self._limit_problems(spec.timeout, spec.grace):
             raise InvalidRequest(problems)
 
+    def script(self, spec: JobSpec) -> str | None:
+        """Return the name of the catalogued script that a job runs; None: it runs something else."""
+        return self._catalogue.name_of(spec.argv[0]) if spec.kind is StepKind.SCRIPT else None
+
     def rule(self, spec: JobSpec) -> str:
         """Name the rule that allows a job, in the words of the configuration."""
         if spec.kind is StepKind.SCRIPT:

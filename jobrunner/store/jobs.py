@@ -153,14 +153,16 @@ def delete_ended_job(connection: Connection, number: int) -> bool:
     return done.rowcount == 1
 
 
-def count_states(connection: Connection) -> tuple[dict[JobState, int], int]:
+def count_states(connection: Connection, owner: str | None = None) -> tuple[dict[JobState, int], int]:
     """Return the number of jobs in each state, and the disk blocks of all ended ones in bytes.
 
-    Reads one index from end to end, so its cost grows with the history.
+    Reads one index from end to end, so its cost grows with the history; the jobs of one owner (None: of all) are
+    looked up one by one.
     """
-    rows = connection.execute(
-        select(JobRow.state, func.count(), func.sum(JobRow.disk_bytes)).group_by(JobRow.state)
-    ).all()
+    counted = select(JobRow.state, func.count(), func.sum(JobRow.disk_bytes)).group_by(JobRow.state)
+    if owner is not None:
+        counted = counted.where(JobRow.owner == owner)
+    rows = connection.execute(counted).all()
     counts = dict.fromkeys(JobState, 0) | {JobState(state): count for state, count, _ in rows}
     return counts, sum(size for _, _, size in rows)
 
@@ -197,17 +199,24 @@ def has_queued(connection: Connection, *, at_least: int = 1) -> bool:
 
 
 _ACTIVE_NAME = (
-    select(JobRow.id)
+    select(JobRow.id, JobRow.owner)
     .where(JobRow.name == bindparam("name"), JobRow.name.is_not(None), JobRow.finished_at.is_(None))
     .order_by(JobRow.number)
     .limit(1)
 )
 
 
-def find_active_name(connection: Connection, name: str) -> str | None:
-    """Return the id of the first job of this name that has not ended."""
-    found: str | None = connection.execute(_ACTIVE_NAME, {"name": name}).scalar_one_or_none()
-    return found
+class Named(NamedTuple):
+    """A job that has a name to itself."""
+
+    id: str
+    owner: str
+
+
+def find_active_name(connection: Connection, name: str) -> Named | None:
+    """Return the first job of this name that has not ended."""
+    row = connection.execute(_ACTIVE_NAME, {"name": name}).one_or_none()
+    return Named(*row) if row is not None else None
 
 
 def has_active(connection: Connection) -> bool:

@@ -150,10 +150,15 @@ class SignalRow(Base):
 
 
 class TokenRow(Base):
-    """A token: only the SHA-256 of its text."""
+    """A token: only the SHA-256 of its text. ``scopes`` are words, ``scripts`` is a JSON list of patterns."""
 
     __tablename__ = "token"
 
     name: Mapped[str] = mapped_column(primary_key=True)
     sha256: Mapped[str]
     created_at: Mapped[str]
+    scopes: Mapped[str] = mapped_column(server_default="admin")
+    all_jobs: Mapped[bool] = mapped_column(server_default="0")
+    scripts: Mapped[str] = mapped_column(server_default='["*"]')
+    expires_at: Mapped[str | None]
+    last_used_at: Mapped[str | None]

@@ -28,7 +28,8 @@ def to_text(at: datetime) -> str:
     return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _to_time(text: str | None) -> datetime | None:
+def to_time(text: str | None) -> datetime | None:
+    """Read a time as `to_text` writes it; None stays None."""
     return datetime.fromisoformat(text) if text is not None else None
 
 
@@ -49,8 +50,8 @@ def to_job(row: Any) -> Job:
         spec=spec,
         state=JobState(row.state),
         created_at=datetime.fromisoformat(row.created_at),
-        started_at=_to_time(row.started_at),
-        finished_at=_to_time(row.finished_at),
+        started_at=to_time(row.started_at),
+        finished_at=to_time(row.finished_at),
         status=ExitStatus(row.exit_code, row.exit_signal) if has_status else None,
         error=JobError(ErrorCode(row.error_code), row.error_detail) if row.error_code is not None else None,
         cancel=cancel,

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Request, Response, g, request
 
+from jobrunner.domain.access import Caller
 from jobrunner.domain.errors import Unauthenticated
-from jobrunner.service.access import Caller
 from jobrunner.web.errors import problem
 from jobrunner.web.services import services
 

@@ -6,7 +6,8 @@ from typing import cast
 from flask import current_app, g
 
 from jobrunner.config import Server
-from jobrunner.service.access import Access, Caller
+from jobrunner.domain.access import Caller
+from jobrunner.service.access import Access
 from jobrunner.service.catalogue import Catalogue
 from jobrunner.service.health import HealthService
 from jobrunner.service.jobs import JobService

@@ -206,11 +206,11 @@ def test_a_token_works_with_the_server_down(start_service: StartService) -> None
     service = start_service()
     service.stop()
 
-    secret = jobrunner(service, "token", "create", "nightly").stdout.decode().strip()
+    secret = jobrunner(service, "token", "create", "nightly", "--scope", "admin").stdout.decode().strip()
     names = [line.split("\t")[0] for line in jobrunner(service, "token", "list").stdout.decode().splitlines()]
-    jobrunner(service, "token", "create", "nightly", code=REFUSED)
-    jobrunner(service, "token", "create", "", code=USAGE)
-    jobrunner(service, "token", "create", "a\nb", code=USAGE)
+    jobrunner(service, "token", "create", "nightly", "--scope", "admin", code=REFUSED)
+    jobrunner(service, "token", "create", "", "--scope", "admin", code=USAGE)
+    jobrunner(service, "token", "create", "a\nb", "--scope", "admin", code=USAGE)
     again = start_service()
     seen = again.get("/v1/jobs", headers={"Authorization": f"Bearer {secret}"})
     jobrunner(service, "token", "revoke", "nightly")

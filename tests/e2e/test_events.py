@@ -174,7 +174,7 @@ def test_a_signed_url_is_for_one_job_and_one_thing_only(service: Service) -> Non
 
 def test_a_signed_url_is_worthless_when_its_token_was_revoked(start_service: StartService) -> None:
     service = start_service()
-    secret = jobrunner(service, "token", "create", "page").stdout.decode().strip()
+    secret = jobrunner(service, "token", "create", "page", "--scope", "admin").stdout.decode().strip()
     job = service.run(argv=["true"])
     headers = {"Authorization": f"Bearer {secret}"}
     url = service.post(f"/v1/jobs/{job['id']}/stream-url", headers=headers).json()["url"]

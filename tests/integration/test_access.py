@@ -8,6 +8,7 @@ import pytest
 
 from jobrunner.app import House
 from jobrunner.clock import utc_now
+from jobrunner.domain.access import ADMINISTRATOR, Caller
 from jobrunner.domain.errors import (
     InvalidRequest,
     JobNotFound,
@@ -16,7 +17,8 @@ from jobrunner.domain.errors import (
     TokenNotFound,
     Unauthenticated,
 )
-from jobrunner.service.access import Access, Caller
+from jobrunner.service.access import Access
+from jobrunner.service.tokens import TokenService
 from jobrunner.store.engine import Database
 from tests.factories import CALLER, make_config, make_job
 from tests.integration.stored import rows
@@ -30,6 +32,12 @@ def access(database: Database) -> Access:
     return Access(database, utc_now, database.path.with_name("stream.key"))
 
 
+@pytest.fixture
+def tokens(database: Database) -> TokenService:
+    """Makes tokens in an empty database."""
+    return TokenService(database, utc_now)
+
+
 def is_known(access: Access, secret: str) -> bool:
     try:
         access.authenticate(secret)
@@ -38,25 +46,25 @@ def is_known(access: Access, secret: str) -> bool:
     return True
 
 
-def test_a_token_names_its_caller(access: Access) -> None:
-    secrets = {name: access.create_token(name) for name in ("ci", "ann", "ü b")}
+def test_a_token_names_its_caller(access: Access, tokens: TokenService) -> None:
+    secrets = {name: tokens.create(name, ADMINISTRATOR) for name in ("ci", "ann", "ü b")}
 
     assert {name: access.authenticate(secret) for name, secret in secrets.items()} == {
-        name: Caller(name) for name in secrets
+        name: Caller(name, ADMINISTRATOR) for name in secrets
     }
 
 
-def test_a_new_token_works_at_once_for_those_who_asked_before(access: Access) -> None:
-    first = access.create_token("first")
+def test_a_new_token_works_at_once_for_those_who_asked_before(access: Access, tokens: TokenService) -> None:
+    first = tokens.create("first", ADMINISTRATOR)
     assert is_known(access, first)
 
-    second = access.create_token("second")
+    second = tokens.create("second", ADMINISTRATOR)
 
     assert is_known(access, second)
 
 
-def test_nothing_of_a_token_s_text_is_stored(access: Access, database: Database) -> None:
-    secret = access.create_token("ci")
+def test_nothing_of_a_token_s_text_is_stored(access: Access, tokens: TokenService, database: Database) -> None:
+    secret = tokens.create("ci", ADMINISTRATOR)
     access.authenticate(secret)
     database.close()
 
@@ -67,20 +75,20 @@ def test_nothing_of_a_token_s_text_is_stored(access: Access, database: Database)
         assert secret[3:].encode() not in file.read_bytes()
 
 
-def test_two_tokens_are_never_the_same(access: Access) -> None:
-    assert len({access.create_token(f"{n}") for n in range(20)}) == 20
+def test_two_tokens_are_never_the_same(tokens: TokenService) -> None:
+    assert len({tokens.create(f"{n}", ADMINISTRATOR) for n in range(20)}) == 20
 
 
 @pytest.mark.parametrize("text", ["", " ", "jr_", "x" * 100_000, "\0", "ü", "jr_\udcff"])
-def test_what_is_no_token_is_refused(access: Access, text: str) -> None:
-    access.create_token("ci")
+def test_what_is_no_token_is_refused(access: Access, tokens: TokenService, text: str) -> None:
+    tokens.create("ci", ADMINISTRATOR)
 
     with pytest.raises(Unauthenticated):
         access.authenticate(text)
 
 
-def test_a_token_that_is_nearly_right_is_refused(access: Access, database: Database) -> None:
-    secret = access.create_token("ci")
+def test_a_token_that_is_nearly_right_is_refused(access: Access, tokens: TokenService, database: Database) -> None:
+    secret = tokens.create("ci", ADMINISTRATOR)
     (stored,) = rows(database, "SELECT sha256 FROM token")
 
     for text in (secret[:-1], secret + "x", secret.swapcase(), f" {secret}", stored.sha256):
@@ -93,66 +101,68 @@ def test_without_tokens_nobody_is_let_in(access: Access) -> None:
         access.authenticate("")
 
 
-def test_a_revoked_token_is_soon_refused_by_those_who_knew_it(access: Access, database: Database) -> None:
-    secret = access.create_token("ci")
+def test_a_revoked_token_is_soon_refused_by_those_who_knew_it(
+    access: Access, tokens: TokenService, database: Database
+) -> None:
+    secret = tokens.create("ci", ADMINISTRATOR)
     other = Access(database, utc_now, database.path.with_name("stream.key"))  # as another worker has
     assert is_known(access, secret)
     assert is_known(other, secret)
 
-    access.revoke_token("ci")
+    tokens.revoke("ci")
 
     assert eventually(lambda: not is_known(access, secret), within=4)
     assert eventually(lambda: not is_known(other, secret), within=4)
 
 
-def test_a_revoked_token_is_refused_at_once_by_those_who_did_not_know_it(access: Access) -> None:
-    secret = access.create_token("ci")
-    access.revoke_token("ci")
+def test_a_revoked_token_is_refused_at_once_by_those_who_did_not_know_it(access: Access, tokens: TokenService) -> None:
+    secret = tokens.create("ci", ADMINISTRATOR)
+    tokens.revoke("ci")
 
     assert not is_known(access, secret)
 
 
-def test_a_name_is_given_once_and_again_after_it_was_revoked(access: Access) -> None:
-    old = access.create_token("ci")
+def test_a_name_is_given_once_and_again_after_it_was_revoked(access: Access, tokens: TokenService) -> None:
+    old = tokens.create("ci", ADMINISTRATOR)
     with pytest.raises(TokenExists, match="'ci'"):
-        access.create_token("ci")
-    access.revoke_token("ci")
+        tokens.create("ci", ADMINISTRATOR)
+    tokens.revoke("ci")
 
-    new = access.create_token("ci")
+    new = tokens.create("ci", ADMINISTRATOR)
 
     assert is_known(access, new)
     assert eventually(lambda: not is_known(access, old), within=4)
 
 
-def test_revoking_what_is_not_there_says_so(access: Access) -> None:
+def test_revoking_what_is_not_there_says_so(tokens: TokenService) -> None:
     with pytest.raises(TokenNotFound, match="'ci'"):
-        access.revoke_token("ci")
+        tokens.revoke("ci")
 
 
 @pytest.mark.parametrize("name", ["", "x" * 129, "a\nb", "\0", "\x1b[31m"])
-def test_a_name_that_can_not_be_printed_is_refused(access: Access, name: str) -> None:
+def test_a_name_that_can_not_be_printed_is_refused(tokens: TokenService, name: str) -> None:
     with pytest.raises(InvalidRequest):
-        access.create_token(name)
-    assert access.list_tokens() == []
+        tokens.create(name, ADMINISTRATOR)
+    assert tokens.list() == []
 
 
 @pytest.mark.parametrize("name", ["service", "local"])
-def test_a_name_that_the_service_uses_itself_is_refused(access: Access, name: str) -> None:
+def test_a_name_that_the_service_uses_itself_is_refused(tokens: TokenService, name: str) -> None:
     """``cancel.by`` could not be told from it."""
     with pytest.raises(InvalidRequest, match="itself"):
-        access.create_token(name)
-    assert access.list_tokens() == []
+        tokens.create(name, ADMINISTRATOR)
+    assert tokens.list() == []
 
 
-def test_tokens_are_listed_by_name(access: Access) -> None:
+def test_tokens_are_listed_by_name(tokens: TokenService) -> None:
     for name in ("b", "a", "c"):
-        access.create_token(name)
+        tokens.create(name, ADMINISTRATOR)
 
-    assert [token.name for token in access.list_tokens()] == ["a", "b", "c"]
+    assert [token.name for token in tokens.list()] == ["a", "b", "c"]
 
 
-def test_many_threads_of_a_worker_ask_at_once(access: Access) -> None:
-    secrets = {access.create_token(f"{n}"): f"{n}" for n in range(8)}
+def test_many_threads_of_a_worker_ask_at_once(access: Access, tokens: TokenService) -> None:
+    secrets = {tokens.create(f"{n}", ADMINISTRATOR): f"{n}" for n in range(8)}
 
     with ThreadPoolExecutor(8) as pool:
         callers = list(pool.map(access.authenticate, list(secrets) * 20))
@@ -167,7 +177,7 @@ def test_the_first_start_leaves_a_token_that_only_the_owner_can_read(house: Hous
     file = house.admin_token_file
 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert house.access.authenticate(file.read_text().strip()) == Caller("admin")
+    assert house.access.authenticate(file.read_text().strip()) == Caller("admin", ADMINISTRATOR)
 
 
 def test_the_next_start_makes_no_other_one(house: House) -> None:
@@ -176,12 +186,12 @@ def test_the_next_start_makes_no_other_one(house: House) -> None:
     house.prepare()
 
     assert house.admin_token_file.read_text() == before
-    assert [token.name for token in house.access.list_tokens()] == ["admin"]
+    assert [token.name for token in house.tokens.list()] == ["admin"]
 
 
 def test_a_start_with_a_token_of_another_name_makes_none(house: House) -> None:
-    house.access.create_token("ci")
-    house.access.revoke_token("admin")
+    house.tokens.create("ci", ADMINISTRATOR)
+    house.tokens.revoke("admin")
     house.admin_token_file.unlink()
 
     house.prepare()
@@ -189,20 +199,20 @@ def test_a_start_with_a_token_of_another_name_makes_none(house: House) -> None:
     assert not house.admin_token_file.exists()
 
 
-def test_a_token_whose_file_could_not_be_written_is_not_kept(access: Access, tmp_path: Path) -> None:
+def test_a_token_whose_file_could_not_be_written_is_not_kept(tokens: TokenService, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
-        access.ensure_first_token(tmp_path / "absent" / "admin.token")
+        tokens.ensure_first(tmp_path / "absent" / "admin.token")
 
-    assert access.list_tokens() == []
-    assert access.ensure_first_token(tmp_path / "admin.token")
+    assert tokens.list() == []
+    assert tokens.ensure_first(tmp_path / "admin.token")
 
 
-def test_an_old_file_is_replaced_and_not_written_through(access: Access, tmp_path: Path) -> None:
+def test_an_old_file_is_replaced_and_not_written_through(tokens: TokenService, tmp_path: Path) -> None:
     """Whoever could put a link there must not get the token, nor have a file overwritten."""
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "admin.token").symlink_to("precious")
 
-    assert access.ensure_first_token(tmp_path / "admin.token")
+    assert tokens.ensure_first(tmp_path / "admin.token")
 
     assert (tmp_path / "precious").read_text() == "precious"
     assert not (tmp_path / "admin.token").is_symlink()

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
+from jobrunner.domain.access import ADMINISTRATOR
 from jobrunner.domain.errors import StorageError, StorageFull, StorageReadOnly
 from jobrunner.store import tokens
 from jobrunner.store.engine import Database
@@ -26,7 +27,7 @@ from tests.service import eventually
 
 
 def put(connection: Connection, name: str, content: str = "") -> None:
-    tokens.add_token(connection, Token(name, content, EPOCH))
+    tokens.add_token(connection, Token(name, content, EPOCH, ADMINISTRATOR))
 
 
 def in_child(work: Callable[[], None]) -> int:

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from jobrunner.app import House
+from jobrunner.domain.access import ADMINISTRATOR, Caller
 from jobrunner.domain.errors import (
     InvalidRequest,
     JobNotEnded,
@@ -22,12 +23,13 @@ from jobrunner.domain.errors import (
 from jobrunner.domain.job import JobFilter
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Stream
-from jobrunner.service.access import Caller
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.store import jobs as store
 from tests.factories import CALLER, argv, make_house, make_job, running_executor, shell
 from tests.integration.stored import at, count, end_of
 from tests.service import eventually
+
+ANN, BOB, LATE = (Caller(name, ADMINISTRATOR) for name in ("ann", "bob", "late"))
 
 
 def claim(house: House) -> None:
@@ -49,7 +51,7 @@ def every_number(house: House) -> list[int]:
 
 
 def test_a_submitted_job_is_queued_under_the_name_of_its_caller(house: House) -> None:
-    job = house.jobs.submit(argv("true"), Caller("ann")).job
+    job = house.jobs.submit(argv("true"), ANN).job
 
     assert (job.state, job.owner, job.api, job.number) == (JobState.QUEUED, "ann", "v1", 1)
     assert UUID(job.id).version == 7
@@ -100,7 +102,7 @@ def test_a_job_survives_the_service(data_dir: Path) -> None:
 def test_a_queued_job_is_canceled_at_once(house: House) -> None:
     job = make_job(house)
 
-    canceled = house.jobs.cancel(job.id, Caller("ann"), CancelAsked())
+    canceled = house.jobs.cancel(job.id, ANN, CancelAsked())
 
     assert canceled.state is JobState.CANCELED
     assert canceled.started_at is None
@@ -112,7 +114,7 @@ def test_canceling_what_has_ended_changes_nothing(house: House) -> None:
     job = make_job(house)
     canceled = house.jobs.cancel(job.id, CALLER, CancelAsked())
 
-    assert house.jobs.cancel(job.id, Caller("late"), CancelAsked(signal="SIGKILL", grace=0)) == canceled
+    assert house.jobs.cancel(job.id, LATE, CancelAsked(signal="SIGKILL", grace=0)) == canceled
 
 
 def test_canceling_a_running_job_asks_its_executor(house: House) -> None:
@@ -182,11 +184,12 @@ def test_only_a_running_job_takes_a_signal(house: House) -> None:
 
 def test_a_rerun_is_a_new_job_of_the_same_specification_and_inputs(house: House) -> None:
     job = house.jobs.submit(
-        shell("cat", stdin=b"\xff", files={"a": b"b"}, labels={"k": "v"}, name="n", env={"A": "b"}), Caller("ann")
+        shell("cat", stdin=b"\xff", files={"a": b"b"}, labels={"k": "v"}, name="n", env={"A": "b"}),
+        ANN,
     ).job
     house.jobs.cancel(job.id, CALLER, CancelAsked())
 
-    again = house.jobs.rerun(job.id, Caller("bob")).job
+    again = house.jobs.rerun(job.id, BOB).job
 
     assert (again.number, again.owner, again.state) == (2, "bob", JobState.QUEUED)
     assert again.spec == job.spec

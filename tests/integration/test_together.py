@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, text
 
+from jobrunner.domain.access import ADMINISTRATOR
 from jobrunner.domain.errors import StorageError
 from jobrunner.store import tokens
 from jobrunner.store.engine import Database
@@ -55,7 +56,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def put(connection: Connection, name: str) -> str:
-    tokens.add_token(connection, Token(name, "", EPOCH))
+    tokens.add_token(connection, Token(name, "", EPOCH, ADMINISTRATOR))
     return name
 
 

@@ -127,7 +127,7 @@ def test_rules_and_partial_indexes_are_those_of_the_models_too(migrated: Databas
 def _normal(statement: str) -> list[str]:
     """Forget the order of the lines, which differs, and spaces."""
     # A column that was added later stands behind another one, on its line.
-    lines = re.split(r"\n|, (?=\w+ [A-Z]+ )", statement.replace("\t", "").replace('"', ""))
+    lines = re.split(r"\n|, (?=\w+ [A-Z]+\b)", statement.replace("\t", "").replace('"', ""))
     return sorted(" ".join(line.strip().rstrip(",").split()) for line in lines if line.strip())
 
 

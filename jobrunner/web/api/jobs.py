@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 
 from flask import Response, request
 
+from jobrunner.domain.access import Scope
 from jobrunner.domain.errors import InvalidRequest
 from jobrunner.domain.job import JobFilter, parse_label_filters
 from jobrunner.domain.states import ACTIVE, ENDED, JobState
@@ -52,7 +53,9 @@ def rerun(path: JobPath, query: RerunQuery) -> Response:
 def _answer(accepted: Accepted, asked: float | None, seconds: float | None) -> Response:
     job = accepted.job
     ended = job.state.is_ended
-    response = job_response(job, 200 if ended else 202, include_output=ended)
+    # Who may only submit is told what became of it, but is not shown its output.
+    include_output = ended and caller().grant.allows(Scope.READ)
+    response = job_response(job, 200 if ended else 202, include_output=include_output)
     response.headers["Location"] = job_path(job)
     if accepted.is_repeat:
         response.headers["Idempotency-Replayed"] = "true"

@@ -14,7 +14,7 @@ from jobrunner.web.api.documents import HealthDocument, ProblemDocument, StatsDo
 from jobrunner.web.api.schema import NoQuery
 from jobrunner.web.errors import problem
 from jobrunner.web.render import json_response, to_json
-from jobrunner.web.services import services
+from jobrunner.web.services import caller, services
 
 _DESCRIPTION = "jobrunner.openapi"
 _making = threading.Lock()
@@ -41,8 +41,8 @@ def readyz() -> Response:
 
 @bp.get("/v1/stats", responses={200: StatsDocument})
 def stats(query: NoQuery) -> Response:  # noqa: ARG001 refuses what is not known
-    """Count jobs, slots and bytes. `waiters` and `followers` are those of the process that answers."""
-    found = services().health.stats()
+    """Count slots, bytes, and the jobs the caller may see; `waiters` and `followers` are of the answering process."""
+    found = services().health.stats(services().access.owner_for(caller(), None))
     return json_response(
         {
             "queued": found.states[JobState.QUEUED],

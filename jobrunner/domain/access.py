@@ -1,0 +1,87 @@
+"""Who asks, and what they may do."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fnmatch import fnmatchcase
+
+
+class Scope(StrEnum):
+    """What a token is for."""
+
+    READ = "read"
+    """Look."""
+
+    RUN = "run"
+    """Submit catalogued scripts."""
+
+    EXEC = "exec"
+    """Submit anything."""
+
+    CANCEL = "cancel"
+    """End jobs, signal and forget them."""
+
+    ADMIN = "admin"
+    """Everything, with the jobs of all owners."""
+
+
+_IMPLIED = {Scope.ADMIN: frozenset(Scope), Scope.EXEC: frozenset({Scope.EXEC, Scope.RUN})}
+
+EVERYTHING = ("*",)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a token allows.
+
+    Attributes:
+        scopes: as they were given; `allows` knows what they imply.
+        all_jobs: whether the jobs of others are shown and touched as well.
+        scripts: patterns (fnmatch) of the catalogued scripts that may be submitted.
+    """
+
+    scopes: frozenset[Scope]
+    all_jobs: bool = False
+    scripts: tuple[str, ...] = EVERYTHING
+
+    def allows(self, scope: Scope) -> bool:
+        """Tell whether something that needs this scope may be done."""
+        return any(scope in _IMPLIED.get(given, {given}) for given in self.scopes)
+
+    def allows_script(self, name: str) -> bool:
+        """Tell whether this script may be submitted."""
+        return matches(name, self.scripts)
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether the jobs of others are shown and touched as well."""
+        return self.all_jobs or Scope.ADMIN in self.scopes
+
+
+ADMINISTRATOR = Grant(frozenset({Scope.ADMIN}))
+
+NOTHING = Grant(frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking.
+
+    Attributes:
+        name: of their token; owner of what they submit.
+        grant: what the token allows.
+        connection: the descriptor of the socket they ask by, which tells when they have gone; None: there is none.
+    """
+
+    name: str
+    grant: Grant = NOTHING
+    connection: int | None = field(default=None, compare=False)
+
+    def sees(self, owner: str) -> bool:
+        """Tell whether jobs of this owner are shown to them."""
+        return owner == self.name or self.grant.sees_all
+
+
+def matches(text: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a text is of one of these patterns (fnmatch: ``*`` takes slashes too)."""
+    return any(fnmatchcase(text, pattern) for pattern in patterns)

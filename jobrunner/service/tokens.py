@@ -1,0 +1,99 @@
+"""Making and revoking tokens."""
+
+import hashlib
+import secrets
+from datetime import timedelta
+from pathlib import Path
+
+from jobrunner.clock import Now
+from jobrunner.domain.access import ADMINISTRATOR, Grant, Scope
+from jobrunner.domain.errors import InvalidRequest, TokenExists, TokenNotFound
+from jobrunner.secretfile import write_secret
+from jobrunner.store import tokens as store
+from jobrunner.store.engine import Database
+from jobrunner.store.tokens import Token
+
+FIRST_NAME = "admin"
+
+LOCAL_NAME = "local"
+"""Who reads the data directory without asking the service."""
+
+RESERVED_NAMES = frozenset({LOCAL_NAME, "service"})
+"""Who acts without a token, the service itself among them: ``cancel.by`` and ``owner`` must not be taken for one."""
+
+
+class TokenService:
+    """Keeps the tokens. Works with the server up or down."""
+
+    def __init__(self, database: Database, now: Now) -> None:
+        self._database = database
+        self._now = now
+
+    def create(self, name: str, grant: Grant, *, valid_for: float | None = None) -> str:
+        """Make a token; its text is returned now and never again.
+
+        Args:
+            name: whose it is; also the owner of the jobs that are submitted with it.
+            grant: what it allows.
+            valid_for: seconds; None: until it is revoked.
+
+        Raises:
+            TokenExists: the name is taken.
+            InvalidRequest: the name can't be one, or it would allow nothing.
+        """
+        if name in RESERVED_NAMES:
+            raise InvalidRequest.at("#/name", f"{name!r} is what the service calls itself; take another one")
+        if not name or len(name) > 128 or not name.isprintable():
+            raise InvalidRequest.at("#/name", "must have 1 to 128 printable characters")
+        if not grant.scopes:
+            raise InvalidRequest.at("#/scopes", f"must have at least one of {', '.join(Scope)}")
+        secret = _make_secret()
+        now = self._now()
+        expires_at = now + timedelta(seconds=valid_for) if valid_for is not None else None
+        with self._database.write(durable=True) as connection:
+            if store.has_token(connection, name):
+                raise TokenExists(name)
+            store.add_token(connection, Token(name, hash_secret(secret), now, grant, expires_at))
+        return secret
+
+    def list(self) -> list[Token]:
+        """Return all tokens by name, those too that have expired."""
+        with self._database.read() as connection:
+            return store.list_tokens(connection)
+
+    def revoke(self, name: str) -> None:
+        """Make a token worthless; running workers notice within seconds.
+
+        Raises:
+            TokenNotFound: there is none of this name.
+        """
+        with self._database.write(durable=True) as connection:
+            if not store.remove_token(connection, name):
+                raise TokenNotFound(name)
+
+    def ensure_first(self, path: Path) -> bool:
+        """When there is no token at all, make the administrator's and write it to this file (0600).
+
+        Returns:
+            Whether one was made.
+        """
+        with self._database.read() as connection:
+            if store.list_tokens(connection):
+                return False
+        with self._database.write(durable=True) as connection:
+            if store.list_tokens(connection):
+                return False  # another process was faster
+            secret = _make_secret()
+            store.add_token(connection, Token(FIRST_NAME, hash_secret(secret), self._now(), ADMINISTRATOR))
+            # Inside the transaction: a token whose file could not be written is never stored.
+            write_secret(path, secret)
+        return True
+
+
+def hash_secret(secret: str) -> str:
+    """Return what is stored of a token's text."""
+    return hashlib.sha256(secret.encode(errors="surrogateescape")).hexdigest()
+
+
+def _make_secret() -> str:
+    return f"jr_{secrets.token_urlsafe(32)}"
