@@ -10,16 +10,15 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
 
 from jobrunner import log
 from jobrunner.clock import Now
 from jobrunner.domain.errors import StorageError
 from jobrunner.domain.exitstatus import signal_name
-from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError, SentSignal
-from jobrunner.domain.spec import Input
+from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError
 from jobrunner.drain import Drain
 from jobrunner.ends import EndsFile
+from jobrunner.executor.ledger import RETRY_PAUSE, Ledger
 from jobrunner.executor.run import NeverStarted, Run, Surroundings
 from jobrunner.executor.slots import Slots, Threads, make_room
 from jobrunner.executor.tree import Orphans
@@ -27,21 +26,16 @@ from jobrunner.executor.trouble import Trouble
 from jobrunner.hints import Hint, Hints, Inbox
 from jobrunner.locks import FileLock
 from jobrunner.spool import Spool
-from jobrunner.store import jobs as store
-from jobrunner.store.engine import Connection, Database
+from jobrunner.store.engine import Database
+from jobrunner.store.jobs import WantedSignal
 
 logger = logging.getLogger("jobrunner.executor")
-
-T = TypeVar("T")
 
 TICK = 0.25
 """Seconds after which a lost hint is made up for."""
 
 _LOCK_PAUSE = 0.1
 """Seconds between two tries to get the lock: the gap between an executor and the next one."""
-
-RETRY_PAUSE = 1.0
-"""Seconds between two tries to write to a storage that refuses."""
 
 
 def _do_nothing() -> None:
@@ -80,7 +74,7 @@ class Executor:
         now: Now,
     ) -> None:
         self._identity = identity
-        self._database = database
+        self._reserve = database.reserve
         self._drain = drain
         self.is_drained = False
         self._orphans = orphans
@@ -94,15 +88,15 @@ class Executor:
         self._stopping = False
         self._inbox: Inbox | None = None
         self._look_at_all_at = 0.0
+        self._ledger = Ledger(identity, database, now, lambda: self._stopping)
         self._around = Surroundings(
             spool=spool,
+            ledger=self._ledger,
             environment=environment,
             kill_leftovers=kill_leftovers,
             orphans=orphans,
             ends=ends,
             now=now,
-            load_inputs=self._load_inputs,
-            record_signals=self._record_signals,
         )
 
     def run(
@@ -147,7 +141,7 @@ class Executor:
                     adopted = True
                     on_ready()
                 self._look(hints)
-                if until_drained and self._drain.is_on and not self._has_work():
+                if until_drained and self._drain.is_on and not self._runs and not self._ledger.has_active():
                     self.is_drained = True
                     break
             hints = self._wait(RETRY_PAUSE if trouble.is_on else TICK)
@@ -182,31 +176,17 @@ class Executor:
         everything = not hints or time.monotonic() >= self._look_at_all_at
         if everything:
             self._look_at_all_at = time.monotonic() + TICK
-            self._database.reserve.keep()
+            self._reserve.keep()
             if self._orphans is not None:
                 self._orphans.reap()
             self._start_postponed()
         if everything or Hint.CONTROL.value in hints:
             self._control()
-        if Hint.QUEUED.value in hints or (everything and self._has_queued()):
+        if Hint.QUEUED.value in hints or (everything and self._ledger.has_queued()):
             self._claim()
 
-    def _has_work(self) -> bool:
-        """Tell for certain: a submission in its transaction holds the writers' lock too."""
-        if self._runs:
-            return True
-        with self._database.write() as connection:
-            return store.has_active(connection)
-
-    def _has_queued(self) -> bool:
-        """Look without the writers' lock: this is asked four times a second all day."""
-        with self._database.read() as connection:
-            return store.has_queued(connection)
-
     def _control(self) -> None:
-        with self._database.read() as connection:
-            requests = store.list_cancel_requests(connection)
-            signals = store.list_signals(connection)
+        requests, signals = self._ledger.list_wishes()
         for number, request in requests.items():
             if run := self._runs.get(number):
                 run.cancel(request)
@@ -219,9 +199,7 @@ class Executor:
             return
         claimed: list[Job] = []
         try:
-            claimed = self._database.write_together(
-                lambda connection: store.claim_jobs(connection, self._identity, free, self._now())
-            )
+            claimed = self._ledger.claim(free)
         finally:
             self._slots.give_unused(free - len(claimed))
         if len(claimed) < free:
@@ -229,24 +207,21 @@ class Executor:
         for job in claimed:
             self._start(job, Run.execute)
 
-    def _send(self, signals: list[store.WantedSignal]) -> None:
+    def _send(self, signals: list[WantedSignal]) -> None:
         # A job that was claimed this moment may not be among the runs yet: its signals wait.
         due = [(wanted, self._runs.get(wanted.number)) for wanted in signals]
         done = [wanted.row for wanted, run in due if run is not None or not wanted.is_running]
         if done:
-            with self._database.write() as connection:
-                # First forgotten, then sent: never twice, and a signal that is
-                # lost in a crash of the executor is one that nobody was promised.
-                store.remove_signals(connection, done)
+            # First forgotten, then sent: never twice, and a signal that is
+            # lost in a crash of the executor is one that nobody was promised.
+            self._ledger.forget_signals(done)
         for wanted, run in due:
             if run is not None:
                 run.send(wanted.signal)
 
     def _adopt_all(self) -> None:
         """Take over what an executor before us has left running."""
-        with self._database.write() as connection:
-            jobs = store.take_over_jobs(connection, self._identity)
-        for job in jobs:
+        for job in self._ledger.take_over():
             self._slots.take_one_more()
             self._start(job, Run.adopt)
 
@@ -329,14 +304,7 @@ class Executor:
 
     def _finish(self, run: Run, end: JobEnd) -> Job | None:
         """Write the end down, however long that takes; then reap, and tell who waits."""
-
-        def write(connection: Connection) -> tuple[bool, list[Job]]:
-            ended = store.finish_job(connection, run.job.number, self._identity, end)
-            if self._stopping or not self._slots.may_go_on():
-                return ended, []
-            return ended, store.claim_jobs(connection, self._identity, 1, self._now())
-
-        written = self._persist(write)
+        written = self._ledger.finish(run.job.number, end, lambda: not self._stopping and self._slots.may_go_on())
         if written is None:
             run.leave()  # the zombie keeps the status for whoever comes next
             return None
@@ -345,25 +313,14 @@ class Executor:
             logger.info("%s", describe(end))
             self._hints.job_ended(run.job.id)
         run.release()
-        return following[0] if following else None
+        return following
 
     def _requeue(self, run: Run) -> None:
         """Put a job back for which no process was made."""
         run.leave()
-        if self._persist(lambda connection: store.requeue_job(connection, run.job.number, self._identity)):
+        if self._ledger.requeue(run.job.number):
             logger.info("was claimed but never started; queued again")
             self._hints.wake_executor(Hint.QUEUED)
-
-    def _persist(self, write: Callable[[Connection], T]) -> T | None:
-        """Write, and try again until the storage takes it; None when the executor was stopped before."""
-        while True:
-            try:
-                return self._database.insist(write)
-            except StorageError as error:
-                logger.warning("can't write what became of the job, trying again: %s", error)
-                if self._stopping:
-                    return None
-                time.sleep(RETRY_PAUSE)
 
     def _end(self) -> None:
         """Give running jobs up, or end them; return when all threads have."""
@@ -375,7 +332,7 @@ class Executor:
         self._threads.join()
         for job, how in self._postponed:
             if how is Run.execute:
-                self._persist(partial(store.requeue_job, number=job.number, executor=self._identity))
+                self._ledger.requeue(job.number)
         logger.info("executor %s has stopped", self._identity)
 
     def _cancel_all(self, grace: float) -> None:
@@ -384,25 +341,9 @@ class Executor:
             run: CancelRequest("service", now, signal.SIGTERM, min(run.job.spec.grace, grace))
             for run in list(self._runs.values())
         }
-        self._persist(
-            lambda connection: [
-                store.cancel_running(connection, run.job.number, request) for run, request in requests.items()
-            ]
-        )
+        self._ledger.cancel({run.job.number: request for run, request in requests.items()})
         for run, request in requests.items():
             run.cancel(request)
-
-    def _load_inputs(self, number: int) -> list[Input]:
-        with self._database.read() as connection:
-            return store.load_inputs(connection, number)
-
-    def _record_signals(self, number: int, signals: tuple[SentSignal, ...]) -> None:
-        try:
-            with self._database.write() as connection:
-                store.record_signals(connection, number, self._identity, signals)
-        except StorageError as error:
-            # The row will have them when the job has ended.
-            logger.warning("can't write down the signals of the job: %s", error)
 
 
 def describe(end: JobEnd) -> str:

@@ -10,16 +10,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Protocol
 
 from jobrunner.clock import Now
 from jobrunner.domain.exitstatus import ExitStatus, signal_name
 from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError, SentSignal
-from jobrunner.domain.spec import Input, InputKind
+from jobrunner.domain.spec import InputKind
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Stream
 from jobrunner.ends import EndsFile
 from jobrunner.executor import process as processes
+from jobrunner.executor.ledger import Ledger
 from jobrunner.executor.process import ChildProcess, Process, SpawnError, StatusUnknown
 from jobrunner.executor.tree import COOKIE, Member, Orphans, list_members, send
 from jobrunner.proc import boot_id
@@ -51,25 +51,15 @@ class Surroundings:
         kill_leftovers: whether to end what an ended job has left behind.
         orphans: what jobs may have left behind; None: to be searched for each time.
         ends: what the supervisor has written down of orphans.
-        load_inputs: what came with the submission of a job, by its number.
-        record_signals: writes down which signals a job has been sent.
     """
 
     spool: Spool
+    ledger: Ledger
     environment: Mapping[str, str]
     kill_leftovers: bool
     orphans: Orphans | None
     ends: EndsFile
     now: Now
-    load_inputs: Callable[[int], list[Input]]
-    record_signals: "RecordSignals"
-
-
-class RecordSignals(Protocol):
-    """Writes down which signals a job has been sent so far."""
-
-    def __call__(self, number: int, signals: tuple[SentSignal, ...]) -> None:
-        """Write; it is no harm when that fails."""
 
 
 class Run:
@@ -200,7 +190,7 @@ class Run:
     def _start(self) -> None:
         job, spool = self.job, self._around.spool
         spec = job.spec
-        spool.prepare(job.id, self._around.load_inputs(job.number) if spec.inputs else ())
+        spool.prepare(job.id, self._around.ledger.load_inputs(job.number) if spec.inputs else ())
         scratch = spool.scratch(job.id)
         environment = {**self._around.environment, **spec.env, COOKIE: job.id, "JOBRUNNER_JOB_NUMBER": str(job.number)}
         has_stdin = bool(spec.input_info(InputKind.STDIN))
@@ -309,7 +299,7 @@ class Run:
 
     def _note(self, number: int) -> None:
         self._sent.append(SentSignal(number, self._around.now()))
-        self._around.record_signals(self.job.number, tuple(self._sent))
+        self._around.ledger.record_signals(self.job.number, self._sent)
 
     def _ended(self, status: ExitStatus) -> JobEnd | None:
         finished_at = self._finished_at()

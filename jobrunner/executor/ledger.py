@@ -1,0 +1,125 @@
+"""The rows of an executor: all that it reads and writes in the database."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from jobrunner.clock import Now
+from jobrunner.domain.errors import StorageError
+from jobrunner.domain.job import CancelRequest, Job, JobEnd, SentSignal
+from jobrunner.domain.spec import Input
+from jobrunner.store import jobs as store
+from jobrunner.store.engine import Connection, Database
+
+logger = logging.getLogger("jobrunner.executor")
+
+T = TypeVar("T")
+
+RETRY_PAUSE = 1.0
+"""Seconds between two tries to write to a storage that refuses."""
+
+
+class Ledger:
+    """What an executor reads and writes, under its own name.
+
+    What became of a job is written however long the storage refuses, unless
+    the executor is stopped meanwhile. Everything else raises `StorageError`.
+
+    Args:
+        identity: names the executor in the rows it owns.
+        is_stopping: whether the executor was told to stop.
+    """
+
+    def __init__(self, identity: str, database: Database, now: Now, is_stopping: Callable[[], bool]) -> None:
+        self._identity = identity
+        self._database = database
+        self._now = now
+        self._is_stopping = is_stopping
+
+    # ── what there is to do ──
+
+    def has_active(self) -> bool:
+        """Tell for certain whether a job waits or runs: a submission in its transaction holds the writers' lock too."""
+        with self._database.write() as connection:
+            return store.has_active(connection)
+
+    def has_queued(self) -> bool:
+        """Tell whether a job waits. Without the writers' lock: this is asked four times a second all day."""
+        with self._database.read() as connection:
+            return store.has_queued(connection)
+
+    def claim(self, limit: int) -> list[Job]:
+        """Take up to so many jobs from the queue."""
+        return self._database.write_together(
+            lambda connection: store.claim_jobs(connection, self._identity, limit, self._now())
+        )
+
+    def take_over(self) -> list[Job]:
+        """Take over what executors before this one have left running."""
+        with self._database.write() as connection:
+            return store.take_over_jobs(connection, self._identity)
+
+    def list_wishes(self) -> tuple[dict[int, CancelRequest], list[store.WantedSignal]]:
+        """Return which jobs should end, by number, and the signals that are to be sent."""
+        with self._database.read() as connection:
+            return store.list_cancel_requests(connection), store.list_signals(connection)
+
+    def forget_signals(self, rows: Sequence[int]) -> None:
+        """Remove signals that are about to be sent, or have lost their job."""
+        with self._database.write() as connection:
+            store.remove_signals(connection, rows)
+
+    def load_inputs(self, number: int) -> list[Input]:
+        """Return what came with the submission of a job."""
+        with self._database.read() as connection:
+            return store.load_inputs(connection, number)
+
+    # ── what became of a job ──
+
+    def finish(self, number: int, end: JobEnd, may_claim: Callable[[], bool]) -> tuple[bool, Job | None] | None:
+        """Write down how a job has ended, and claim the next one in the same transaction.
+
+        Args:
+            number: of the job.
+            end: how it has ended.
+            may_claim: asked inside the transaction: whether the slot goes on to another job.
+
+        Returns:
+            Whether it was still ours to end, and the next job; None when the executor was stopped before.
+        """
+
+        def write(connection: Connection) -> tuple[bool, Job | None]:
+            ended = store.finish_job(connection, number, self._identity, end)
+            claimed = store.claim_jobs(connection, self._identity, 1, self._now()) if may_claim() else []
+            return ended, claimed[0] if claimed else None
+
+        return self._persist(write)
+
+    def requeue(self, number: int) -> bool:
+        """Put a job back for which no process was made. False when it is not ours, or the executor was stopped."""
+        return bool(self._persist(lambda connection: store.requeue_job(connection, number, self._identity)))
+
+    def cancel(self, requests: Mapping[int, CancelRequest]) -> None:
+        """Write down that we want these jobs to end."""
+        self._persist(lambda connection: [store.cancel_running(connection, *request) for request in requests.items()])
+
+    def record_signals(self, number: int, signals: Iterable[SentSignal]) -> None:
+        """Write down which signals a job has been sent so far, unless the storage refuses."""
+        try:
+            with self._database.write() as connection:
+                store.record_signals(connection, number, self._identity, tuple(signals))
+        except StorageError as error:
+            # The row will have them when the job has ended.
+            logger.warning("can't write down the signals of the job: %s", error)
+
+    def _persist(self, write: Callable[[Connection], T]) -> T | None:
+        """Write, and try again until the storage takes it; None when the executor was stopped before."""
+        while True:
+            try:
+                return self._database.insist(write)
+            except StorageError as error:
+                logger.warning("can't write what became of the job, trying again: %s", error)
+                if self._is_stopping():
+                    return None
+                time.sleep(RETRY_PAUSE)
