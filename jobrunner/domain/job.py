@@ -14,7 +14,7 @@ from jobrunner.domain.streams import Hole, Stream
 
 
 class ErrorCode(StrEnum):
-    """Why a job has no exit status of its own, or could not be started."""
+    """What went wrong around a job: why it could not be started, was told to end, or has no exit status."""
 
     NOT_FOUND = "not-found"
     PERMISSION_DENIED = "permission-denied"
@@ -25,6 +25,7 @@ class ErrorCode(StrEnum):
     SPAWN_FAILED = "spawn-failed"
     WORKER_LOST = "worker-lost"
     HOST_REBOOTED = "host-rebooted"
+    OUTPUT_LIMIT = "output-limit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +121,10 @@ class Job:
     Attributes:
         number: counts up from 1 and is never given twice.
         status: the exit status as seen; None while active, when nothing ran, or when it could not be learnt.
+        error: what went wrong around it; of a job that still runs, why it was told to end.
         executor: who runs or ran it; None while queued.
         signals: what the executor has sent it so far.
+        ending: the state that it will end in because it was told to end; None when it was not.
         stdout_bytes, stderr_bytes: length of the streams at the end; 0 while active (ask the spool).
         holes: what is no longer kept of the streams; it grows while the job writes on.
     """
@@ -143,6 +146,7 @@ class Job:
     stdout_bytes: int = 0
     stderr_bytes: int = 0
     holes: Mapping[Stream, Hole] = field(default_factory=dict)
+    ending: JobState | None = None
 
     @property
     def deadline_at(self) -> datetime | None:

@@ -2,13 +2,14 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from jobrunner.clock import Now
 from jobrunner.domain.errors import StorageError
-from jobrunner.domain.job import CancelRequest, Job, JobEnd, SentSignal
+from jobrunner.domain.job import CancelRequest, Job, JobEnd, JobError, SentSignal
 from jobrunner.domain.spec import Input
+from jobrunner.domain.states import JobState
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Connection, Database
 
@@ -104,14 +105,16 @@ class Ledger:
         """Write down that we want these jobs to end."""
         self._persist(lambda connection: [store.cancel_running(connection, *request) for request in requests.items()])
 
-    def record_signals(self, number: int, signals: Iterable[SentSignal]) -> None:
-        """Write down which signals a job has been sent so far, unless the storage refuses."""
+    def record_signals(
+        self, number: int, signals: Sequence[SentSignal], ending: JobState, error: JobError | None
+    ) -> None:
+        """Write down how a job is told to end, unless the storage refuses. See `store.jobs.record_signals`."""
         try:
             with self._database.write() as connection:
-                store.record_signals(connection, number, self._identity, tuple(signals))
-        except StorageError as error:
+                store.record_signals(connection, number, self._identity, signals, ending=ending, error=error)
+        except StorageError as refusal:
             # The row will have them when the job has ended.
-            logger.warning("can't write down the signals of the job: %s", error)
+            logger.warning("can't write down the signals of the job: %s", refusal)
 
     def _persist(self, write: Callable[[Connection], T]) -> T | None:
         """Write, and try again until the storage takes it; None when the executor was stopped before."""

@@ -9,37 +9,28 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
 
 from jobrunner.clock import Now
 from jobrunner.domain.exitstatus import ExitStatus, signal_name
-from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError, SentSignal
+from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError
 from jobrunner.domain.spec import InputKind
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Stream
 from jobrunner.ends import EndsFile
 from jobrunner.executor import process as processes
+from jobrunner.executor.ending import Ending
 from jobrunner.executor.ledger import Ledger
+from jobrunner.executor.leftovers import end_leftovers
 from jobrunner.executor.process import ChildProcess, Process, SpawnError, StatusUnknown
-from jobrunner.executor.tree import COOKIE, Member, Orphans, list_members, send
+from jobrunner.executor.tree import COOKIE, Orphans, list_members, send
 from jobrunner.proc import boot_id
 from jobrunner.spool import MayHaveRun, ProcessRecord, Spool
 
 logger = logging.getLogger("jobrunner.executor")
 
-_KILL_PATIENCE = 5.0
-"""Seconds that a process may take to be gone after SIGKILL: it may hang in the kernel."""
-
 _LOST = JobError(ErrorCode.WORKER_LOST, "the process ended while no executor watched it, and its exit status is gone")
 
 _REBOOTED = JobError(ErrorCode.HOST_REBOOTED, "the machine was started anew")
-
-
-class _Reason(Enum):
-    """Why a process was told to end."""
-
-    CANCEL = JobState.CANCELED
-    TIMEOUT = JobState.TIMED_OUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +62,9 @@ class Run:
         self._around = around
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._process: Process | None = None
-        self._reason: _Reason | None = None
-        self._kill_at: float | None = None  # monotonic
-        self._sent = list(job.signals)
+        self._ending = Ending(job, around.ledger, around.now)
         self._accepted: CancelRequest | None = None
-        self._wanted: CancelRequest | None = None
+        self._wanted = job.cancel
         self._to_send: list[int] = []
         self._given_up = False
         self._closed = False
@@ -149,7 +138,6 @@ class Run:
         if record is None:
             return self._end(JobState.LOST, error=_LOST)
         self._process = processes.adopt(record, self._around.ends.find)
-        self._resume()
         if self._process is None:
             return self._ended_unwatched(record)
         logger.info("adopted process %d", record.pid)
@@ -211,20 +199,6 @@ class Run:
             # A full disk must not end a job that runs; after a crash its cookie tells who it is.
             logger.warning("can't write down the process: %s", error)
 
-    def _resume(self) -> None:
-        """Go on where the executor before us was, by what it has written down."""
-        if not self._sent:
-            return
-        first, request = self._sent[0], self.job.cancel
-        # A cancel that was asked for later does not change why it was told to end.
-        self._reason = _Reason.CANCEL if request is not None and request.at <= first.at else _Reason.TIMEOUT
-        self._wanted = request
-        if self._was_sent(signal.SIGKILL):
-            return
-        grace = self._grace(request if self._reason is _Reason.CANCEL else None)
-        used = max((self._around.now() - first.at).total_seconds(), 0)
-        self._kill_at = time.monotonic() + grace - used
-
     def _watch(self) -> JobEnd | None:
         assert self._process is not None
         poll = select.poll()
@@ -246,7 +220,8 @@ class Run:
 
     def _pause(self) -> float:
         """Return the seconds until something is due."""
-        due = [at for at in (self._kill_at, self._deadline if self._reason is None else None) if at is not None]
+        deadline = self._deadline if self._ending.state is None else None
+        due = [at for at in (self._ending.kill_at, deadline) if at is not None]
         # A little late rather than early; and never longer than poll(2) takes.
         return min(max(min(due) - time.monotonic(), 0) + 0.001, 86400.0) if due else 86400.0
 
@@ -254,35 +229,29 @@ class Run:
         """Do what is due: signals asked for, a cancel, the deadline, the end of the grace period."""
         while self._to_send:
             self._signal(self._to_send.pop(0), note=False)
-        wanted = self._wanted
-        if wanted is not None and wanted != self._accepted:
-            self._accept(wanted)
-        elif self._reason is None and time.monotonic() >= self._deadline:
-            self._reason = _Reason.TIMEOUT
+        if (request := self._new_request()) is not None:
+            if self._ending.begin(JobState.CANCELED):
+                logger.info("canceled by %s", request.by)
+            self._tell(request.signal, self._ending.grace(request))
+        if time.monotonic() >= self._deadline and self._ending.begin(JobState.TIMED_OUT):
             logger.info("timed out after %g s", self.job.spec.timeout)
-            self._signal(signal.SIGTERM)
-            self._kill_at = time.monotonic() + self.job.spec.grace
-        if self._kill_at is not None and time.monotonic() >= self._kill_at:
-            self._kill_at = None
+            self._tell(signal.SIGTERM, self._ending.grace())
+        if self._ending.is_kill_due():
+            self._ending.kill_at = None
             self._signal(signal.SIGKILL)
 
-    def _accept(self, request: CancelRequest) -> None:
-        self._accepted = request
-        if self._reason is None:
-            self._reason = _Reason.CANCEL
-            logger.info("canceled by %s", request.by)
-        if not self._was_sent(request.signal):
-            self._signal(request.signal)
-        if self._was_sent(signal.SIGKILL):
-            return
-        kill_at = time.monotonic() + self._grace(request)
-        self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
+    def _new_request(self) -> CancelRequest | None:
+        """Return what somebody wants that was not looked at yet."""
+        if self._wanted == self._accepted:
+            return None
+        self._accepted = self._wanted
+        return self._accepted
 
-    def _was_sent(self, number: int) -> bool:
-        return any(sent.signal == number for sent in self._sent)
-
-    def _grace(self, request: CancelRequest | None) -> float:
-        return request.grace if request is not None and request.grace is not None else self.job.spec.grace
+    def _tell(self, number: int, grace: float) -> None:
+        """Tell the job to end, with a signal that it was not sent yet, and when it will be killed."""
+        if not self._ending.was_sent(number):
+            self._signal(number)
+        self._ending.kill_within(grace)
 
     def _signal(self, number: int, *, note: bool = True) -> None:
         """Signal the process group; when the job is to end (``note``) all that has left the group too."""
@@ -295,11 +264,7 @@ class Run:
         if found:
             logger.info("sent %s", signal_name(number))
         if note:
-            self._note(number)
-
-    def _note(self, number: int) -> None:
-        self._sent.append(SentSignal(number, self._around.now()))
-        self._around.ledger.record_signals(self.job.number, self._sent)
+            self._ending.note(number)
 
     def _ended(self, status: ExitStatus) -> JobEnd | None:
         finished_at = self._finished_at()
@@ -310,66 +275,25 @@ class Run:
         return self._end_of(status, finished_at)
 
     def _end_of(self, status: ExitStatus, finished_at: datetime) -> JobEnd:
-        if self._reason is not None:
-            state: JobState = self._reason.value
-        else:
-            state = JobState.SUCCEEDED if status.ok else JobState.FAILED
-        return self._end(state, status=status, finished_at=finished_at)
+        state = self._ending.state or (JobState.SUCCEEDED if status.ok else JobState.FAILED)
+        return self._end(state, status=status, error=self._ending.error, finished_at=finished_at)
 
     def _clear(self, leader: int, *, is_ours: bool) -> bool:
-        """End what the job has left behind: SIGTERM, the grace period, SIGKILL.
-
-        Returns:
-            False when the run was given up meanwhile.
-        """
+        """End what the job has left behind. False when the run was given up meanwhile."""
         orphans = self._around.orphans
         if not self._around.kill_leftovers or (is_ours and orphans is not None and not orphans.may_exist()):
             return True
-        members = list_members(leader, self.job.id, is_ours=is_ours)
-        if members:
-            self._begin_to_clear(members)
-        killed_at: float | None = None
-        pause = 0.01
-        while members and (killed_at is None or time.monotonic() < killed_at + _KILL_PATIENCE):
-            if self._given_up:
-                return False
-            if time.monotonic() >= self._clear_at():
-                killed_at = killed_at or time.monotonic()
-                self._kill_left(members)
-            self._doze(pause)
-            pause = min(pause * 1.5, 0.25)
-            members = list_members(leader, self.job.id, is_ours=is_ours)
-        if members:
-            logger.warning("processes that survive SIGKILL: %s", ", ".join(str(member.pid) for member in members))
-        return True
+        return end_leftovers(lambda: list_members(leader, self.job.id, is_ours=is_ours), self._ending, self._doze)
 
-    def _begin_to_clear(self, members: list[Member]) -> None:
-        if self._was_sent(signal.SIGKILL):
-            self._kill_at = time.monotonic()
-        elif self._reason is None:  # else they were told with the others
-            logger.info("has left %d processes behind; ending them", len(members))
-            send(members, signal.SIGTERM)
-            self._kill_at = time.monotonic() + self.job.spec.grace
-
-    def _clear_at(self) -> float:
-        """Return when to kill what is left; a cancel meanwhile may hurry it."""
-        assert self._kill_at is not None
-        if self._wanted is not None and self._wanted != self._accepted:
-            self._accepted = self._wanted
-            self._kill_at = min(self._kill_at, time.monotonic() + self._grace(self._wanted))
-        return self._kill_at
-
-    def _kill_left(self, members: list[Member]) -> None:
-        if self._reason is not None and not self._was_sent(signal.SIGKILL):
-            self._note(signal.SIGKILL)
-        send(members, signal.SIGKILL)
-
-    def _doze(self, seconds: float) -> None:
-        """Sleep, but wake up when another thread wants something."""
+    def _doze(self, seconds: float) -> bool:
+        """Sleep while what is left behind ends; a cancel hurries it. False when the run was given up."""
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         if poll.poll(seconds * 1000):
             os.eventfd_read(self._wake)
+        if (request := self._new_request()) is not None:
+            self._ending.kill_within(self._ending.grace(request))
+        return not self._given_up
 
     def _end(
         self,
@@ -385,7 +309,7 @@ class Run:
             finished_at or self._finished_at(),
             status=status,
             error=error,
-            signals=tuple(self._sent),
+            signals=tuple(self._ending.signals),
             stdout_bytes=_measure(lambda: spool.size(job_id, Stream.STDOUT)),
             stderr_bytes=_measure(lambda: spool.size(job_id, Stream.STDERR)),
             disk_bytes=_measure(lambda: spool.disk_bytes(job_id)),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from jobrunner.domain.exitstatus import ExitStatus
-from jobrunner.domain.job import CancelRequest, Job, JobEnd, NewJob, SentSignal
+from jobrunner.domain.job import CancelRequest, Job, JobEnd, JobError, NewJob, SentSignal
 from jobrunner.domain.spec import Input, InputKind
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Hole, Stream
@@ -273,12 +273,28 @@ def finish_job(connection: Connection, number: int, executor: str, end: JobEnd) 
     return done.rowcount == 1
 
 
-def record_signals(connection: Connection, number: int, executor: str, signals: Sequence[SentSignal]) -> None:
-    """Write down what was sent to a running job, for whoever looks and for an executor that takes over."""
+def record_signals(
+    connection: Connection,
+    number: int,
+    executor: str,
+    signals: Sequence[SentSignal],
+    *,
+    ending: JobState,
+    error: JobError | None = None,
+) -> None:
+    """Write down how a running job is told to end, for whoever looks and for an executor that takes over.
+
+    ``ending`` is the state that it will end in, and ``error`` tells why, where the state does not.
+    """
     connection.execute(
         update(JobRow)
         .where(JobRow.number == number, JobRow.state == RUNNING, JobRow.executor == executor)
-        .values(signals=_signals_text(signals))
+        .values(
+            signals=_signals_text(signals),
+            ending=ending.value,
+            error_code=error.code.value if error else None,
+            error_detail=error.detail if error else None,
+        )
     )
 
 

@@ -41,8 +41,9 @@ class JobRow(Base):
 
     ``number`` is AUTOINCREMENT: it counts up and never comes twice, even after
     deletion. ``summary`` is what a list's ``q`` searches. ``holes`` is JSON: what
-    is no longer kept of the streams. The deadline is not
-    stored: it is ``started_at`` plus the timeout of ``spec``.
+    is no longer kept of the streams. ``ending`` is the state that a running job was
+    told to end in. The deadline is not stored: it is ``started_at`` plus the
+    timeout of ``spec``.
     """
 
     __tablename__ = "job"
@@ -73,6 +74,7 @@ class JobRow(Base):
     stderr_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
     disk_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
     holes: Mapped[str] = mapped_column(server_default="{}")
+    ending: Mapped[str | None]
 
     __table_args__ = (
         CheckConstraint(f"state IN ({', '.join(repr(state.value) for state in JobState)})", name="state"),

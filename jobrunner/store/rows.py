@@ -16,6 +16,7 @@ COLUMNS = (
     JobRow.executor, JobRow.created_at, JobRow.started_at, JobRow.finished_at, JobRow.exit_code, JobRow.exit_signal,
     JobRow.error_code, JobRow.error_detail, JobRow.cancel_by, JobRow.cancel_at, JobRow.cancel_signal,
     JobRow.cancel_grace, JobRow.signals, JobRow.stdout_bytes, JobRow.stderr_bytes, JobRow.holes,
+    JobRow.ending,
 )  # fmt: skip
 
 
@@ -60,6 +61,7 @@ def to_job(row: Any) -> Job:
         stdout_bytes=row.stdout_bytes,
         stderr_bytes=row.stderr_bytes,
         holes=to_holes(row.holes),
+        ending=JobState(row.ending) if row.ending is not None else None,
     )
 
 

@@ -13,6 +13,7 @@ from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import ErrorCode, JobError, SentSignal
 from jobrunner.domain.spec import Input, InputKind
 from jobrunner.domain.states import ENDED, JobState, Priority
+from jobrunner.domain.streams import Hole, Stream
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Database
 from tests.integration.stored import (
@@ -430,14 +431,30 @@ def test_signals_are_sent_in_the_order_they_were_asked_for(database: Database) -
         assert store.list_signals(connection) == listed[2:]
 
 
-def test_sent_signals_are_written_down_by_the_owner_only(database: Database) -> None:
+def test_how_a_job_is_told_to_end_is_written_down_by_the_owner_only(database: Database) -> None:
     job = add_running(database)
     sent = (SentSignal(15, at(16)),)
+    why = JobError(ErrorCode.OUTPUT_LIMIT, "too much")
     with database.write() as connection:
-        store.record_signals(connection, job.number, "other", (SentSignal(9, at(16)),))
-        store.record_signals(connection, job.number, "me", sent)
+        store.record_signals(connection, job.number, "me", sent, ending=JobState.OUTPUT_LIMIT, error=why)
+        store.record_signals(connection, job.number, "other", (SentSignal(9, at(16)),), ending=JobState.CANCELED)
 
-    assert find(database, job.number).signals == sent
+    found = find(database, job.number)
+    assert (found.state, found.signals, found.ending, found.error) == (
+        JobState.RUNNING, sent, JobState.OUTPUT_LIMIT, why,
+    )  # fmt: skip
+
+
+def test_who_takes_a_job_over_learns_what_it_was_told_and_what_was_dropped(database: Database) -> None:
+    job = add_running(database, "old")
+    sent, holes = (SentSignal(15, at(16)),), {Stream.STDERR: Hole(4096, 1 << 40)}
+    with database.write() as connection:
+        store.record_signals(connection, job.number, "old", sent, ending=JobState.TIMED_OUT)
+        assert store.record_holes(connection, job.number, "old", holes)
+        (taken,) = store.take_over_jobs(connection, "new")
+        assert not store.record_holes(connection, job.number, "old", {})
+
+    assert (taken.signals, taken.ending, taken.error, taken.holes) == (sent, JobState.TIMED_OUT, None, holes)
 
 
 # ── giving back and taking over ──

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from jobrunner.app import House
+from jobrunner.clock import utc_now
 from jobrunner.domain.exitstatus import ExitStatus
-from jobrunner.domain.job import ErrorCode, Job
+from jobrunner.domain.job import ErrorCode, Job, SentSignal
 from jobrunner.domain.states import JobState
 from jobrunner.service.jobs import CancelAsked
+from jobrunner.store import jobs as store
 from tests.factories import CALLER, is_dead, make_job, running_executor, shell
 from tests.process.conftest import NewHouse
 from tests.process.running import (
@@ -234,6 +236,26 @@ def test_a_timed_out_job_that_was_canceled_later_stays_timed_out_after_adoption(
         ended = wait(house, job, 5)
 
     assert ended.state is JobState.TIMED_OUT
+
+
+def test_an_adopted_job_ends_as_it_was_told_and_not_as_the_order_of_events_suggests(house: House) -> None:
+    """Its time was up before its executor had seen that somebody had canceled it a moment earlier."""
+    job = make_job(house, shell(IGNORES_TERM, grace=0.5))
+    with running_executor(house):
+        started(house, job)
+        pid_of(house, job)
+    house.jobs.cancel(job.id, CALLER, CancelAsked(grace=60))
+    left = get(house, job)
+    assert left.executor is not None
+    with house.database.write() as connection:
+        sent = (SentSignal(signal.SIGTERM, utc_now()),)
+        store.record_signals(connection, job.number, left.executor, sent, ending=JobState.TIMED_OUT)
+
+    with running_executor(house):
+        ended = wait(house, job, 5)
+
+    assert (ended.state, ended.status) == (JobState.TIMED_OUT, ExitStatus(signal=signal.SIGKILL))
+    assert [sent.signal for sent in ended.signals] == [signal.SIGTERM, signal.SIGKILL]
 
 
 def test_a_signal_sent_while_no_executor_ran_is_delivered_by_the_next(house: House) -> None:
