@@ -137,7 +137,9 @@ class Spool:
 
     def was_started(self, job_id: str) -> bool:
         """Tell whether a process may ever have been made for this job."""
-        return os.path.lexists(f"{self.path(job_id)}/stdout")
+        # Each of them, because a job may have removed the other.
+        path = self.path(job_id)
+        return os.path.lexists(f"{path}/stdout") or os.path.lexists(f"{path}/process.json")
 
     def record_process(self, job_id: str, record: ProcessRecord) -> None:
         """Write down who the process is, for an executor that takes over.

@@ -153,6 +153,16 @@ def test_a_job_was_started_once_its_streams_are_there(spool: Spool) -> None:
     assert spool.was_started(JOB)
 
 
+@pytest.mark.parametrize("removed", ["stdout", "process.json"])
+def test_a_job_that_removes_a_file_of_ours_was_started_all_the_same(spool: Spool, path: Path, removed: str) -> None:
+    spool.prepare(JOB, [])
+    write(spool, b"")
+    spool.record_process(JOB, ProcessRecord(1, 2, "boot"))
+    (path / removed).unlink()
+
+    assert spool.was_started(JOB)
+
+
 # ── streams ──
 
 
