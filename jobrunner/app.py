@@ -216,6 +216,7 @@ class House:
             stop_grace=settings.grace if settings.on_stop == "kill" else None,
             environment={"PATH": DEFAULT_PATH, **inherited, **self.config.environment},
             kill_leftovers=settings.kill_leftovers,
+            output=self.config.output,
             orphans=Orphans() if owns_process else None,
             ends=EndsFile(self.data_dir / "run" / "ends"),
             drain=self.drain,

@@ -177,6 +177,14 @@ class Executor:
 
 
 @dataclass(frozen=True)
+class Output:
+    """``[output]``: how much of what a job writes is kept."""
+
+    max_bytes: int = _setting(67108864, _size(16384), "most that is kept of each stream of a job")
+    on_limit: str = _setting("drop-middle", _one_of("drop-middle", "kill"), "what happens to a job that writes more")
+
+
+@dataclass(frozen=True)
 class Policy:
     """``[policy]``: what jobs may be."""
 
@@ -213,6 +221,7 @@ class Config:
     database: Database = field(default_factory=Database)
     storage: Storage = field(default_factory=Storage)
     executor: Executor = field(default_factory=Executor)
+    output: Output = field(default_factory=Output)
     environment: Mapping[str, str] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
     gc: Gc = field(default_factory=Gc)
@@ -255,6 +264,7 @@ SECTIONS: dict[str, type[Any]] = {
     "database": Database,
     "storage": Storage,
     "executor": Executor,
+    "output": Output,
     "policy": Policy,
     "gc": Gc,
     "logging": Logging,

@@ -51,6 +51,14 @@ class JobStreams:
     stdout: int
     stderr: int
 
+    def take_outputs(self) -> dict[Stream, int]:
+        """Hand over what the process writes to, for the caller to close; merged streams are one."""
+        taken = {Stream.STDOUT: self.stdout}
+        if self.stderr != self.stdout:
+            taken[Stream.STDERR] = self.stderr
+        self.stdout = self.stderr = self.stdin  # what is left to close
+        return taken
+
     def close(self) -> None:
         """Close them; the process has its own by then."""
         for fd in {self.stdin, self.stdout, self.stderr}:
@@ -134,6 +142,22 @@ class Spool:
                 os.close(fd)
             raise
         return JobStreams(*opened)
+
+    def open_output(self, job_id: str, stream: Stream) -> int | None:
+        """Open what a job writes to that runs already, to drop parts of it; for the caller to close.
+
+        None when it can't be opened, or need not be this job's: it may have put a
+        link to somebody else's file in its place, and we may be allowed more than it.
+        """
+        try:
+            fd = os.open(f"{self.path(job_id)}/{stream}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_uid == os.geteuid():
+            return fd
+        os.close(fd)
+        return None
 
     def was_started(self, job_id: str) -> bool:
         """Tell whether a process may ever have been made for this job."""

@@ -1,8 +1,10 @@
 """Fixtures for all tests, and the guards that no test may leave anything behind."""
 
 import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from tests.factories import make_house
 from tests.service import Service, eventually
 
 StartService = Callable[..., Service]
+Mount = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +51,24 @@ def house(tmp_path: Path) -> Iterator[House]:
     yield built
     built.database.close()
     built.hints.close()
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Mount file systems: ``mount("-t", "tmpfs", "-o", "size=1m", "tmpfs")`` returns where."""
+    if os.geteuid() != 0:
+        reason = "only root can mount file systems"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+    with ExitStack() as mounted:
+
+        def make(*arguments: str) -> Path:
+            point = tmp_path / "mount"
+            point.mkdir()
+            subprocess.run(["mount", *arguments, point], check=True)
+            mounted.callback(subprocess.run, ["umount", "--lazy", str(point)], check=True)
+            return point
+
+        yield make
 
 
 @pytest.fixture(autouse=True)

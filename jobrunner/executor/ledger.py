@@ -10,6 +10,7 @@ from jobrunner.domain.errors import StorageError
 from jobrunner.domain.job import CancelRequest, Job, JobEnd, JobError, SentSignal
 from jobrunner.domain.spec import Input
 from jobrunner.domain.states import JobState
+from jobrunner.domain.streams import Hole, Stream
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Connection, Database
 
@@ -37,6 +38,10 @@ class Ledger:
         self._database = database
         self._now = now
         self._is_stopping = is_stopping
+
+    def keep_reserve(self) -> None:
+        """Take the space that the writes which must not fail need on a full disk, if there is any."""
+        self._database.reserve.keep()
 
     # ── what there is to do ──
 
@@ -115,6 +120,24 @@ class Ledger:
         except StorageError as refusal:
             # The row will have them when the job has ended.
             logger.warning("can't write down the signals of the job: %s", refusal)
+
+    def record_holes(self, number: int, holes: Mapping[Stream, Hole], *, may_write_on: bool) -> bool:
+        """Write down what is about to be dropped of a job's streams. False when the job is no longer ours.
+
+        Args:
+            number: of the job.
+            holes: all that it has.
+            may_write_on: whether it may fill the disk again.
+
+        Raises:
+            StorageError: it is not written.
+        """
+        # It makes space, so it may use what is kept for that on a full disk. But a job that keeps
+        # the disk full may take that space again and again: the last of it is for the job's end.
+        leave = 1 if may_write_on else 0
+        return self._database.insist(
+            lambda connection: store.record_holes(connection, number, self._identity, holes), leave=leave
+        )
 
     def _persist(self, write: Callable[[Connection], T]) -> T | None:
         """Write, and try again until the storage takes it; None when the executor was stopped before."""

@@ -1,8 +1,9 @@
 """The executor: slots and threads that run the jobs of one data directory.
 
 One thread (`Executor.run`) looks for work: queued jobs for free slots, cancel
-requests, signals. Each running job has a thread of its own from a pool. Hints
-wake the first; without them it looks every `TICK` seconds.
+requests, signals, output that gets too long. Each running job has a thread of
+its own from a pool. Hints wake the first; without them it looks every `TICK`
+seconds.
 """
 
 import logging
@@ -13,6 +14,7 @@ from functools import partial
 
 from jobrunner import log
 from jobrunner.clock import Now
+from jobrunner.config import Output
 from jobrunner.domain.errors import StorageError
 from jobrunner.domain.exitstatus import signal_name
 from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError
@@ -52,6 +54,7 @@ class Executor:
             seconds that they may take after SIGTERM.
         environment: the base environment of jobs.
         kill_leftovers: whether to end what an ended job has left behind.
+        output: how much is kept of what jobs write.
         orphans: what jobs may have left behind, where the whole process is ours; None: it is not.
         ends: what the supervisor has written down of orphans.
         drain: the service takes no new jobs.
@@ -68,13 +71,13 @@ class Executor:
         stop_grace: float | None,
         environment: dict[str, str],
         kill_leftovers: bool,
+        output: Output,
         orphans: Orphans | None,
         ends: EndsFile,
         drain: Drain,
         now: Now,
     ) -> None:
         self._identity = identity
-        self._reserve = database.reserve
         self._drain = drain
         self.is_drained = False
         self._orphans = orphans
@@ -94,6 +97,7 @@ class Executor:
             ledger=self._ledger,
             environment=environment,
             kill_leftovers=kill_leftovers,
+            output=output,
             orphans=orphans,
             ends=ends,
             now=now,
@@ -129,7 +133,7 @@ class Executor:
     def _run(self, on_ready: Callable[[], None], *, until_drained: bool) -> None:
         self._slots.size = make_room(self._slots.size)
         logger.info("executor %s runs up to %d jobs at a time", self._identity, self._slots.size)
-        trouble = Trouble(RETRY_PAUSE)
+        trouble = Trouble()
         adopted = False
         hints: set[bytes] = set()
         while not self._stopping:
@@ -176,7 +180,8 @@ class Executor:
         everything = not hints or time.monotonic() >= self._look_at_all_at
         if everything:
             self._look_at_all_at = time.monotonic() + TICK
-            self._reserve.keep()
+            self._limit_outputs()  # first: what follows needs a storage that does not refuse
+            self._ledger.keep_reserve()
             if self._orphans is not None:
                 self._orphans.reap()
             self._start_postponed()
@@ -184,6 +189,10 @@ class Executor:
             self._control()
         if Hint.QUEUED.value in hints or (everything and self._ledger.has_queued()):
             self._claim()
+
+    def _limit_outputs(self) -> None:
+        for run in list(self._runs.values()):
+            run.limit_output()
 
     def _control(self) -> None:
         requests, signals = self._ledger.list_wishes()
@@ -329,7 +338,9 @@ class Executor:
         else:
             for run in list(self._runs.values()):
                 run.give_up()
-        self._threads.join()
+        self._threads.close()
+        while not self._threads.join(TICK):
+            self._limit_outputs()
         for job, how in self._postponed:
             if how is Run.execute:
                 self._ledger.requeue(job.number)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from jobrunner.clock import Now
+from jobrunner.config import Output
 from jobrunner.domain.exitstatus import ExitStatus, signal_name
 from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError
 from jobrunner.domain.spec import InputKind
@@ -21,8 +22,9 @@ from jobrunner.executor import process as processes
 from jobrunner.executor.ending import Ending
 from jobrunner.executor.ledger import Ledger
 from jobrunner.executor.leftovers import end_leftovers
+from jobrunner.executor.limits import OutputLimit
 from jobrunner.executor.process import ChildProcess, Process, SpawnError, StatusUnknown
-from jobrunner.executor.tree import COOKIE, Orphans, list_members, send
+from jobrunner.executor.tree import COOKIE, Member, Orphans, list_members, send
 from jobrunner.proc import boot_id
 from jobrunner.spool import MayHaveRun, ProcessRecord, Spool
 
@@ -40,6 +42,7 @@ class Surroundings:
     Attributes:
         environment: the base environment of jobs.
         kill_leftovers: whether to end what an ended job has left behind.
+        output: how much is kept of what jobs write.
         orphans: what jobs may have left behind; None: to be searched for each time.
         ends: what the supervisor has written down of orphans.
     """
@@ -48,13 +51,14 @@ class Surroundings:
     ledger: Ledger
     environment: Mapping[str, str]
     kill_leftovers: bool
+    output: Output
     orphans: Orphans | None
     ends: EndsFile
     now: Now
 
 
 class Run:
-    """One job, watched by one thread; the others may only call `cancel`, `send` and `give_up`."""
+    """One job, watched by one thread; the others may only call `cancel`, `send`, `limit_output` and `give_up`."""
 
     def __init__(self, job: Job, around: Surroundings) -> None:
         assert job.started_at is not None
@@ -63,6 +67,7 @@ class Run:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._process: Process | None = None
         self._ending = Ending(job, around.ledger, around.now)
+        self._output = OutputLimit(job.number, around.output, around.ledger)
         self._accepted: CancelRequest | None = None
         self._wanted = job.cancel
         self._to_send: list[int] = []
@@ -86,6 +91,11 @@ class Run:
         self._to_send.append(number)
         self._notify()
 
+    def limit_output(self) -> None:
+        """Have the job's output limited, if it is too much. Costs next to nothing when it is not."""
+        if self._output.is_exceeded():
+            self._notify()
+
     def give_up(self) -> None:
         """Stop watching; the job runs on, and whoever comes next adopts it."""
         self._given_up = True
@@ -99,6 +109,7 @@ class Run:
                 os.eventfd_write(self._wake, 1)
 
     def _close(self) -> None:
+        self._output.close()
         with self._closing:
             self._closed = True
             os.close(self._wake)
@@ -138,11 +149,21 @@ class Run:
         if record is None:
             return self._end(JobState.LOST, error=_LOST)
         self._process = processes.adopt(record, self._around.ends.find)
+        self._adopt_output()
         if self._process is None:
             return self._ended_unwatched(record)
         logger.info("adopted process %d", record.pid)
         self._deadline = time.monotonic() + self.job.spec.timeout - processes.age(record)
         return self._watch()
+
+    def _adopt_output(self) -> None:
+        streams = (Stream.STDOUT,) if self.job.spec.merge_stderr else tuple(Stream)
+        opened = {stream: self._around.spool.open_output(self.job.id, stream) for stream in streams}
+        for stream in (stream for stream, fd in opened.items() if fd is None):
+            logger.warning("%s is not limited: it is no longer a file of this job alone", stream)
+        self._output.watch({stream: fd for stream, fd in opened.items() if fd is not None}, self.job.holes)
+        if self._ending.state is JobState.OUTPUT_LIMIT:
+            self._output.allow_more()
 
     def _find_orphan(self) -> ProcessRecord | None:
         orphan = self._around.ends.find_orphan(self.job.id)
@@ -189,6 +210,7 @@ class Run:
                 env=environment,
                 streams=streams,
             )
+            self._output.watch(streams.take_outputs(), {})
         self._process = child
         self._record(child)
 
@@ -226,7 +248,7 @@ class Run:
         return min(max(min(due) - time.monotonic(), 0) + 0.001, 86400.0) if due else 86400.0
 
     def _act(self) -> None:
-        """Do what is due: signals asked for, a cancel, the deadline, the end of the grace period."""
+        """Do what is due: signals asked for, a cancel, the deadline, too much output, the end of the grace period."""
         while self._to_send:
             self._signal(self._to_send.pop(0), note=False)
         if (request := self._new_request()) is not None:
@@ -236,6 +258,12 @@ class Run:
         if time.monotonic() >= self._deadline and self._ending.begin(JobState.TIMED_OUT):
             logger.info("timed out after %g s", self.job.spec.timeout)
             self._tell(signal.SIGTERM, self._ending.grace())
+        if self._output.enforce():
+            if self._ending.begin(JobState.OUTPUT_LIMIT, self._output.excess):
+                logger.info("has written too much")
+                self._tell(signal.SIGTERM, self._ending.grace())
+            else:
+                self._ending.kill_within(0)  # it was told, and writes on
         if self._ending.is_kill_due():
             self._ending.kill_at = None
             self._signal(signal.SIGKILL)
@@ -275,24 +303,39 @@ class Run:
         return self._end_of(status, finished_at)
 
     def _end_of(self, status: ExitStatus, finished_at: datetime) -> JobEnd:
+        if self._output.excess is not None:
+            self._ending.begin(JobState.OUTPUT_LIMIT, self._output.excess)
         state = self._ending.state or (JobState.SUCCEEDED if status.ok else JobState.FAILED)
         return self._end(state, status=status, error=self._ending.error, finished_at=finished_at)
 
     def _clear(self, leader: int, *, is_ours: bool) -> bool:
-        """End what the job has left behind. False when the run was given up meanwhile."""
+        """End what the job has left behind; now it writes no more. False when the run was given up meanwhile."""
         orphans = self._around.orphans
-        if not self._around.kill_leftovers or (is_ours and orphans is not None and not orphans.may_exist()):
-            return True
-        return end_leftovers(lambda: list_members(leader, self.job.id, is_ours=is_ours), self._ending, self._doze)
+        may_exist = not is_ours or orphans is None or orphans.may_exist()
+        if self._around.kill_leftovers and may_exist:
+
+            def look() -> list[Member]:
+                return list_members(leader, self.job.id, is_ours=is_ours)
+
+            if not end_leftovers(look, self._ending, self._doze):
+                return False
+        self._output.enforce(may_write_on=False)
+        return True
 
     def _doze(self, seconds: float) -> bool:
-        """Sleep while what is left behind ends; a cancel hurries it. False when the run was given up."""
+        """Sleep while what is left behind ends; a cancel hurries it, as does too much output.
+
+        Returns:
+            False when the run was given up.
+        """
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         if poll.poll(seconds * 1000):
             os.eventfd_read(self._wake)
         if (request := self._new_request()) is not None:
             self._ending.kill_within(self._ending.grace(request))
+        if self._output.enforce():
+            self._ending.kill_within(0)
         return not self._given_up
 
     def _end(
@@ -303,6 +346,8 @@ class Run:
         error: JobError | None = None,
         finished_at: datetime | None = None,
     ) -> JobEnd:
+        # XFS gives back what it holds ready behind the end of a file when that is closed.
+        self._output.close()
         spool, job_id = self._around.spool, self.job.id
         return JobEnd(
             state,

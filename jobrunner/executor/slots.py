@@ -4,6 +4,7 @@ import logging
 import queue
 import resource
 import threading
+import time
 from collections.abc import Callable
 
 logger = logging.getLogger("jobrunner.executor")
@@ -12,7 +13,7 @@ _DESCRIPTORS = 64
 """What the executor itself needs, amply."""
 
 _DESCRIPTORS_OF_JOB = 8
-"""Two while a job runs, and some more while it starts."""
+"""Four while a job runs, and some more while it starts."""
 
 
 class Slots:
@@ -107,12 +108,17 @@ class Threads:
                 self._idle += 1
             self._on_idle()
 
-    def join(self) -> None:
-        """Return when everything is done and all threads have ended."""
+    def close(self) -> None:
+        """Have the threads end when everything is done."""
         for _ in self._threads:
             self._work.put(None)
+
+    def join(self, seconds: float) -> bool:
+        """Wait for all threads to end, at most so long; return whether they have."""
+        deadline = time.monotonic() + seconds
         for thread in self._threads:
-            thread.join()
+            thread.join(max(deadline - time.monotonic(), 0))
+        return not any(thread.is_alive() for thread in self._threads)
 
 
 def make_room(slots: int) -> int:

@@ -12,9 +12,8 @@ logger = logging.getLogger("jobrunner.executor")
 class Trouble:
     """Says once that the storage refuses, and once that it is back."""
 
-    def __init__(self, pause: float) -> None:
+    def __init__(self) -> None:
         self.is_on = False
-        self._pause = pause
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -23,7 +22,7 @@ class Trouble:
             yield
         except (StorageError, OSError) as error:
             if not self.is_on:
-                logger.error("the storage refuses, trying again every %g s: %s", self._pause, error)  # noqa: TRY400
+                logger.error("the storage refuses, trying again: %s", error)  # noqa: TRY400
             self.is_on = True
         else:
             if self.is_on:

@@ -105,10 +105,15 @@ class Database:
         """
         return self._group.write(work, durable=durable)
 
-    def insist(self, work: Callable[[Connection], T], *, durable: bool = False) -> T:
+    def insist(self, work: Callable[[Connection], T], *, durable: bool = False, leave: int = 0) -> T:
         """Write as `write_together` does, on a full disk with what was kept for it.
 
         For what makes space in the end: the ends of jobs, and the wish that one should end or be forgotten.
+
+        Args:
+            work: see `write_together`.
+            durable: whether the commit must survive a power cut.
+            leave: so many pieces of the reserve are left for others.
 
         Raises:
             StorageFull, StorageReadOnly, StorageError: nothing of it was written.
@@ -117,7 +122,7 @@ class Database:
             try:
                 return self.write_together(work, durable=durable)
             except StorageFull:
-                if not self.reserve.release():
+                if not self.reserve.release(leave=leave):
                     raise
 
     def check_writable(self) -> None:

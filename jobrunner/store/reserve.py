@@ -40,11 +40,16 @@ class Reserve:
                 self._take(piece)
             self._is_whole = True
 
-    def release(self) -> bool:
-        """Give a piece back, for a write that found no space. False when there is nothing to give."""
+    def release(self, *, leave: int = 0) -> bool:
+        """Give a piece back, for a write that found no space. False when there is nothing to give.
+
+        Args:
+            leave: so many pieces are for others.
+        """
         with self._lock:
             self._is_whole = False
-            for piece in self._pieces():
+            there = [piece for piece in self._pieces() if piece.exists()]
+            for piece in there[leave:]:
                 with suppress(OSError):
                     piece.unlink()
                     return True

@@ -4,37 +4,15 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import StartService
+from tests.conftest import Mount, StartService
 from tests.e2e.checks import check_job, check_problem
 from tests.factories import is_dead
 from tests.service import Service, eventually
-
-Mount = Callable[..., Path]
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Mount]:
-    """Mount file systems: ``mount("-t", "tmpfs", "-o", "size=1m", "tmpfs")`` returns where."""
-    if os.geteuid() != 0:
-        reason = "only root can mount file systems"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-    with ExitStack() as mounted:
-
-        def make(*arguments: str) -> Path:
-            point = tmp_path / "mount"
-            point.mkdir()
-            subprocess.run(["mount", *arguments, point], check=True)
-            mounted.callback(subprocess.run, ["umount", "--lazy", str(point)], check=True)
-            return point
-
-        yield make
 
 
 def free_bytes(directory: Path) -> int:

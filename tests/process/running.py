@@ -63,6 +63,7 @@ def make_executor(
         stop_grace=settings.grace if settings.on_stop == "kill" else None,
         environment={"PATH": PATH},
         kill_leftovers=settings.kill_leftovers,
+        output=house.config.output,
         orphans=None,
         drain=house.drain,
         ends=EndsFile(house.data_dir / "run" / "ends"),
@@ -118,7 +119,7 @@ class ExecutorProcess:
     """``jobrunner executor``, a process of its own.
 
     Args:
-        house: whose data directory it serves.
+        house: whose data directory it serves, with whose limits of output.
         shell: what a shell does before it becomes the executor: ``ulimit -n 64``.
         settings: of the section ``[executor]``.
     """
@@ -128,6 +129,7 @@ class ExecutorProcess:
         self._command = ("/bin/sh", "-c", f'{shell}; exec "$@"', "sh", sys.executable, "-m", "jobrunner", "executor")
         values = {"storage_data_dir": house.data_dir, "storage_min_free_bytes": 0}
         values.update({f"executor_{key}": value for key, value in settings.items()})
+        values.update({f"output_{key}": value for key, value in vars(house.config.output).items()})
         self._environment = clean_environment(**{f"JOBRUNNER_{key}".upper(): str(v) for key, v in values.items()})
         self.log = house.data_dir / "executor.log"
         self.process: subprocess.Popen[bytes] | None = None

@@ -205,7 +205,7 @@ def test_threads_and_descriptors_do_not_grow(new_house: NewHouse) -> None:
 
 
 def test_more_jobs_than_the_usual_number_of_descriptors(new_house: NewHouse) -> None:
-    """``max_running`` may be 1024, and so is the usual soft limit of descriptors; a running job holds two."""
+    """``max_running`` may be 1024, and so is the usual soft limit of descriptors; a running job holds four."""
     house = new_house()
     with ExecutorProcess(house, "ulimit -Sn 64", max_running=50) as executor:
         jobs = make_jobs(house, 50, "sleep 0.5")
@@ -427,4 +427,5 @@ def test_a_thread_that_fails_gives_its_slot_back() -> None:
     for _ in range(3):
         threads.start(fail)
     assert eventually(lambda: len(idle) == 3)
-    threads.join()
+    threads.close()
+    assert threads.join(10)
