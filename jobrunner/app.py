@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from jobrunner.clock import utc_now
 from jobrunner.config import Config, load_config
+from jobrunner.domain.errors import ConfigError
 from jobrunner.drain import Drain
 from jobrunner.ends import EndsFile
 from jobrunner.hints import Hints
@@ -201,11 +202,19 @@ class House:
 
         Args:
             owns_process: nobody else in this process has children, or cares for orphans.
+
+        Raises:
+            ConfigError: there are no control groups where the settings say.
         """
+        from jobrunner.executor.cgroup import ControlGroups
         from jobrunner.executor.pool import Executor
         from jobrunner.executor.tree import Orphans
 
         settings = self.config.executor
+        try:
+            groups = ControlGroups.find(settings.cgroup)
+        except OSError as error:
+            raise ConfigError([f"[executor] cgroup = {settings.cgroup}: {error.strerror}: {error.filename}"]) from error
         inherited = {name: os.environ[name] for name in INHERITED_ENVIRONMENT if name in os.environ}
         return Executor(
             f"{os.getpid()}-{secrets.token_hex(8)}",
@@ -219,6 +228,7 @@ class House:
             output=self.config.output,
             orphans=Orphans() if owns_process else None,
             ends=EndsFile(self.data_dir / "run" / "ends"),
+            groups=groups,
             drain=self.drain,
             now=utc_now,
         )

@@ -101,6 +101,12 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip().lower() for name in text.split(",") if name.strip())
 
 
+def _cgroup(text: str) -> str:
+    if text not in {"auto", "no"} and not text.startswith("/"):
+        raise ValueError("expected auto, no, or the absolute path of a control group")
+    return text
+
+
 def _path(text: str) -> Path:
     if not text:
         raise ValueError("expected a path")
@@ -171,6 +177,7 @@ class Executor:
     max_timeout: float = _setting(86400.0, _seconds(0.001), "most seconds a job may ask for")
     grace: float = _setting(10.0, _seconds(), "seconds between SIGTERM and SIGKILL")
     on_stop: str = _setting("keep", _one_of("keep", "kill"), "what SIGTERM of the service does to running jobs")
+    cgroup: str = _setting("auto", _cgroup, "where each job gets a control group of its own: auto, no, or a directory")
     kill_leftovers: bool = _setting(
         True, _yes_no, "end what an ended job has left behind, in whatever group or session"
     )

@@ -3,10 +3,10 @@
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from jobrunner.executor.ending import Ending
-from jobrunner.executor.tree import Member, send
+from jobrunner.executor.tree import Member
 
 logger = logging.getLogger("jobrunner.executor")
 
@@ -17,11 +17,16 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
 """Seconds between two looks at what is left."""
 
 
-def end_leftovers(look: Callable[[], list[Member]], ending: Ending, doze: Callable[[float], bool]) -> bool:
+Send = Callable[[Iterable[Member], int], bool]
+"""Sends all of them a signal."""
+
+
+def end_leftovers(look: Callable[[], list[Member]], send: Send, ending: Ending, doze: Callable[[float], bool]) -> bool:
     """End what a job has left behind, and return when it is gone, or can't be killed.
 
     Args:
         look: finds what is left.
+        send: see `Send`.
         ending: of the job: those that it has left were told with it, if it was told to end.
         doze: lets so many seconds pass; returns False when nobody is to wait any longer.
 
@@ -30,7 +35,7 @@ def end_leftovers(look: Callable[[], list[Member]], ending: Ending, doze: Callab
     """
     members = look()
     if members:
-        _begin(members, ending)
+        _begin(members, send, ending)
     killed_at: float | None = None
     pause = _FIRST_PAUSE
     while members and (killed_at is None or time.monotonic() < killed_at + _KILL_PATIENCE):
@@ -48,7 +53,7 @@ def end_leftovers(look: Callable[[], list[Member]], ending: Ending, doze: Callab
     return True
 
 
-def _begin(members: list[Member], ending: Ending) -> None:
+def _begin(members: list[Member], send: Send, ending: Ending) -> None:
     if ending.was_sent(signal.SIGKILL):
         ending.kill_at = time.monotonic()
     elif ending.state is None:  # else they were told with the others

@@ -20,6 +20,7 @@ from jobrunner.domain.exitstatus import signal_name
 from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError
 from jobrunner.drain import Drain
 from jobrunner.ends import EndsFile
+from jobrunner.executor.cgroup import ControlGroups
 from jobrunner.executor.ledger import RETRY_PAUSE, Ledger
 from jobrunner.executor.run import NeverStarted, Run, Surroundings
 from jobrunner.executor.slots import Slots, Threads, make_room
@@ -57,6 +58,7 @@ class Executor:
         output: how much is kept of what jobs write.
         orphans: what jobs may have left behind, where the whole process is ours; None: it is not.
         ends: what the supervisor has written down of orphans.
+        groups: control groups for jobs; None: there are none.
         drain: the service takes no new jobs.
     """
 
@@ -74,6 +76,7 @@ class Executor:
         output: Output,
         orphans: Orphans | None,
         ends: EndsFile,
+        groups: ControlGroups | None,
         drain: Drain,
         now: Now,
     ) -> None:
@@ -100,6 +103,7 @@ class Executor:
             output=output,
             orphans=orphans,
             ends=ends,
+            groups=groups,
             now=now,
         )
 

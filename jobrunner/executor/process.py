@@ -147,7 +147,14 @@ class AdoptedProcess:
     leave = release
 
 
-def spawn(argv: Sequence[str], *, cwd: str, env: Mapping[str, str], streams: JobStreams) -> ChildProcess:
+def spawn(
+    argv: Sequence[str],
+    *,
+    cwd: str,
+    env: Mapping[str, str],
+    streams: JobStreams,
+    before: Callable[[], object] | None = None,
+) -> ChildProcess:
     """Start a process as the leader of a new session.
 
     Args:
@@ -155,6 +162,8 @@ def spawn(argv: Sequence[str], *, cwd: str, env: Mapping[str, str], streams: Job
         cwd: where it starts.
         env: its whole environment.
         streams: its standard streams; still the caller's to close.
+        before: called in the new process before it executes anything; it must take no lock. Costs a fork(2) where
+            otherwise a vfork(2) does.
 
     Raises:
         SpawnError: with the system's words.
@@ -169,6 +178,7 @@ def spawn(argv: Sequence[str], *, cwd: str, env: Mapping[str, str], streams: Job
                 stdout=streams.stdout,
                 stderr=streams.stderr,
                 start_new_session=True,
+                preexec_fn=before,  # noqa: PLW1509 see `before`
             )
         except OSError as error:
             # A script that was just written may still be open for writing in

@@ -6,7 +6,8 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,6 +20,7 @@ from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Stream
 from jobrunner.ends import EndsFile
 from jobrunner.executor import process as processes
+from jobrunner.executor.cgroup import ControlGroups
 from jobrunner.executor.ending import Ending
 from jobrunner.executor.ledger import Ledger
 from jobrunner.executor.leftovers import end_leftovers
@@ -45,6 +47,7 @@ class Surroundings:
         output: how much is kept of what jobs write.
         orphans: what jobs may have left behind; None: to be searched for each time.
         ends: what the supervisor has written down of orphans.
+        groups: control groups for jobs; None: there are none.
     """
 
     spool: Spool
@@ -54,6 +57,7 @@ class Surroundings:
     output: Output
     orphans: Orphans | None
     ends: EndsFile
+    groups: ControlGroups | None
     now: Now
 
 
@@ -182,6 +186,8 @@ class Run:
         """Reap the process and give the descriptors back."""
         if self._process is not None:
             self._process.release()
+        if self._around.groups is not None:
+            self._around.groups.remove(self.job.id)
         self._close()
 
     def leave(self) -> None:
@@ -203,12 +209,17 @@ class Run:
         scratch = spool.scratch(job.id)
         environment = {**self._around.environment, **spec.env, COOKIE: job.id, "JOBRUNNER_JOB_NUMBER": str(job.number)}
         has_stdin = bool(spec.input_info(InputKind.STDIN))
-        with spool.open_streams(job.id, stdin=has_stdin, merge_stderr=spec.merge_stderr) as streams:
+        groups = self._around.groups
+        with (
+            spool.open_streams(job.id, stdin=has_stdin, merge_stderr=spec.merge_stderr) as streams,
+            groups.entrance(job.id) if groups is not None else nullcontext() as enter,
+        ):
             child = processes.spawn(
                 spec.command_line(spool.source(job.id)),
                 cwd=os.path.join(scratch, spec.cwd) if spec.cwd else scratch,
                 env=environment,
                 streams=streams,
+                before=enter,
             )
             self._output.watch(streams.take_outputs(), {})
         self._process = child
@@ -287,12 +298,23 @@ class Run:
         assert process is not None
         found = process.signal_group(number)
         if note:
-            others = list_members(process.pid, self.job.id, is_ours=process.is_child)
-            found = send([member for member in others if not found or member.pgid != process.pid], number) or found
+            others = self._list_members(process.pid, is_ours=process.is_child)
+            others = [member for member in others if not found or member.pgid != process.pid]
+            found = self._send(others, number) or found
         if found:
             logger.info("sent %s", signal_name(number))
         if note:
             self._ending.note(number)
+
+    def _list_members(self, leader: int, *, is_ours: bool) -> list[Member]:
+        groups = self._around.groups
+        group = frozenset(groups.list_pids(self.job.id)) if groups is not None else ()
+        return list_members(leader, self.job.id, is_ours=is_ours, group=group)
+
+    def _send(self, members: Iterable[Member], number: int) -> bool:
+        if number == signal.SIGKILL and self._around.groups is not None:
+            self._around.groups.kill(self.job.id)  # however fast it makes new ones
+        return send(members, number)
 
     def _ended(self, status: ExitStatus) -> JobEnd | None:
         finished_at = self._finished_at()
@@ -315,9 +337,9 @@ class Run:
         if self._around.kill_leftovers and may_exist:
 
             def look() -> list[Member]:
-                return list_members(leader, self.job.id, is_ours=is_ours)
+                return self._list_members(leader, is_ours=is_ours)
 
-            if not end_leftovers(look, self._ending, self._doze):
+            if not end_leftovers(look, self._send, self._ending, self._doze):
                 return False
         self._output.enforce(may_write_on=False)
         return True

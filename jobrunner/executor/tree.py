@@ -6,7 +6,7 @@ outliving it. What it keeps is its environment, and in it the job's cookie.
 
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class Member(NamedTuple):
     start_ticks: int
 
 
-def list_members(leader: int, job_id: str, *, is_ours: bool) -> list[Member]:
+def list_members(leader: int, job_id: str, *, is_ours: bool, group: Collection[int] = ()) -> list[Member]:
     """Find what a job has started, besides its first process.
 
     Args:
@@ -33,6 +33,7 @@ def list_members(leader: int, job_id: str, *, is_ours: bool) -> list[Member]:
         job_id: the cookie.
         is_ours: the leader was not reaped yet: its pid, and so the ids of
             group and session, can't be another's. Else only the cookie counts.
+        group: pids in the job's control group, if it has one.
     """
     cookie = f"{COOKIE}={job_id}".encode()
     found = []
@@ -40,7 +41,7 @@ def list_members(leader: int, job_id: str, *, is_ours: bool) -> list[Member]:
         stat = read_stat(pid) if pid != leader else None
         if stat is None or stat.is_zombie:
             continue
-        if (is_ours and leader in {stat.pgid, stat.session}) or cookie in read_environ(pid):
+        if pid in group or (is_ours and leader in {stat.pgid, stat.session}) or cookie in read_environ(pid):
             found.append(Member(pid, stat.pgid, stat.start_ticks))
     return found
 

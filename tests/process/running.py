@@ -67,6 +67,7 @@ def make_executor(
         orphans=None,
         drain=house.drain,
         ends=EndsFile(house.data_dir / "run" / "ends"),
+        groups=None,
         now=now,
     )
 
