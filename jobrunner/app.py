@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jobrunner.executor.pool import Executor
     from jobrunner.service.access import Access
     from jobrunner.service.catalogue import Catalogue
+    from jobrunner.service.files import FileService
     from jobrunner.service.gc import GcService
     from jobrunner.service.health import HealthService
     from jobrunner.service.jobs import JobService
@@ -169,6 +170,13 @@ class House:
         )
 
     @cached_property
+    def files(self) -> "FileService":
+        """The use cases of jobs' files."""
+        from jobrunner.service.files import FileService
+
+        return FileService(self.database, self.spool, self.access, utc_now)
+
+    @cached_property
     def gc(self) -> "GcService":
         """Retention."""
         from jobrunner.service.gc import GcService
@@ -275,6 +283,7 @@ def make_services(house: House) -> "Services":
     return Services(
         jobs=house.jobs,
         output=house.output,
+        files=house.files,
         access=house.access,
         catalogue=house.catalogue,
         health=house.health,

@@ -4,8 +4,6 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 from jobrunner.domain.spec import Input, InputKind
 from jobrunner.domain.streams import Stream
 from jobrunner.spool import MayHaveRun, ProcessRecord, Spool
-from tests.service import clean_environment
+from tests.integration.hostile import make_deep, run_program
 
 JOB = "0192f0c4-5d3e-7c31-9d0e-2f6f1f0f3c3f"
 
@@ -65,19 +63,6 @@ def descriptors() -> set[str]:
 def read(spool: Spool, stream: Stream = Stream.STDOUT) -> bytes:
     with spool.open_stream_file(JOB, stream) as file:
         return file.read()
-
-
-def run_program(program: str) -> None:
-    """Run a few lines of Python in a process of their own."""
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd="/",
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_job_s_directory_is_named_after_its_id(spool: Spool, path: Path) -> None:
@@ -326,13 +311,7 @@ def deep(request: pytest.FixtureRequest, spool: Spool, path: Path) -> Iterator[P
     """The directory of a job that has made directories in directories."""
     depth, length = request.param
     spool.prepare(JOB, [])
-    here = os.open(path / "scratch", os.O_RDONLY)
-    for _ in range(depth):
-        os.mkdir("d" * length, dir_fd=here)
-        inner = os.open("d" * length, os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = inner
-    os.close(here)
+    make_deep(path / "scratch", depth, "d" * length)
     yield path
     subprocess.run(["rm", "-rf", path], check=True)
 
@@ -347,16 +326,6 @@ def test_a_deep_tree_can_be_removed(spool: Spool, deep: Path) -> None:
     spool.remove(JOB)
 
     assert not deep.exists()
-
-
-@pytest.fixture
-def for_everyone() -> Iterator[Path]:
-    """A directory that another user can reach; those of pytest are closed."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as made:
-        Path(made).chmod(0o777)
-        yield Path(made)
-        for path in Path(made).rglob("closed"):
-            path.chmod(0o777)
 
 
 @pytest.mark.parametrize("mode", ["0o000", "0o555"], ids=["closed", "read-only"])
