@@ -181,7 +181,7 @@ class House:
         """Retention."""
         from jobrunner.service.gc import GcService
 
-        return GcService(self.database, self.spool, utc_now)
+        return GcService(self.database, self.spool, utc_now, keep_scratch=self.config.storage.keep_scratch)
 
     def prepare(self) -> None:
         """Make the data directory, bring the schema up to date, make the first token. Safe to call twice at once.
@@ -224,6 +224,7 @@ class House:
             stop_grace=settings.grace if settings.on_stop == "kill" else None,
             environment={"PATH": DEFAULT_PATH, **inherited, **self.config.environment},
             kill_leftovers=settings.kill_leftovers,
+            keep_scratch=self.config.storage.keep_scratch,
             orphans=Orphans() if owns_process else None,
             ends=EndsFile(self.data_dir / "run" / "ends"),
             drain=self.drain,

@@ -33,7 +33,9 @@ STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """How a directory is opened only to go on from there."""
 
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""How a directory is opened to read what is in it."""
 
 NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG})
 """What the system says when nothing is there, or a link, a socket, or a file where a directory was."""
@@ -132,7 +134,7 @@ class _Walk:
     def enter(self, name: str, within: int | None, prefix: bytes) -> None:
         """Open a directory, and take its entries down."""
         try:
-            level = _Level(os.open(name, _LIST, dir_fd=within), prefix, [])
+            level = _Level(os.open(name, LIST, dir_fd=within), prefix, [])
         except PermissionError:
             self.is_truncated = True
             return

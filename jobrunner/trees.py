@@ -2,15 +2,18 @@
 
 import errno
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 
-from jobrunner.scratch import STEP, list_tree
+from jobrunner.scratch import LIST, STEP
 
 _SMALL = 1000
-"""Entries of a tree that we remove ourselves: Python takes whole directories into memory."""
+"""Entries of a directory that we remove ourselves; the system's tools don't take larger ones into memory whole."""
+
+_FLAT = 8
+"""Directories in one another that we remove ourselves: each of them is open meanwhile."""
 
 
 def remove_tree(path: str) -> None:
@@ -20,26 +23,37 @@ def remove_tree(path: str) -> None:
         OSError: something of it could not be removed.
     """
     try:
-        os.rmdir(path)  # most jobs leave nothing
-        return
+        _remove_small(path, None, _FLAT)
     except FileNotFoundError:
         return
-    except OSError as error:
-        if error.errno == errno.ENOTDIR:  # a job can put a link, or a file, in a directory's place
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-            return
-    try:
-        if not list_tree(path, most=_SMALL).is_truncated:
-            shutil.rmtree(path)
-            return
     except OSError:
-        pass
-    _remove_by_tools(path)
+        _remove_by_tools(path)
+
+
+def _remove_small(name: str, within: int | None, depth: int) -> None:
+    """Remove a directory, or one in an open one.
+
+    Raises:
+        FileNotFoundError: it is gone already.
+        OSError: it is too much for us, or closed, or none: a job can put a link, or a file, there.
+    """
+    fd = os.open(name, LIST, dir_fd=within)
+    try:
+        with os.scandir(fd) as entries:
+            found = list(islice(entries, _SMALL))
+        for entry in found:
+            with suppress(FileNotFoundError):
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.name, dir_fd=fd)
+                elif depth:
+                    _remove_small(entry.name, fd, depth - 1)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=within)  # says so if there was more
 
 
 def _remove_by_tools(path: str) -> None:
-    """Remove what is large, deep, closed, or changing: the system's own tools can do it."""
+    """Remove what is large, deep, closed, changing, or no directory: the system's own tools can do it."""
     with suppress(FileNotFoundError, NotADirectoryError):
         fd = os.open(path, STEP)
         try:

@@ -58,6 +58,7 @@ class Executor:
             seconds that they may take after SIGTERM.
         environment: the base environment of jobs.
         kill_leftovers: whether to end what an ended job has left behind.
+        keep_scratch: whether an ended job keeps its scratch directory.
         orphans: what jobs may have left behind, where the whole process is ours; None: it is not.
         ends: what the supervisor has written down of orphans.
         drain: the service takes no new jobs.
@@ -74,6 +75,7 @@ class Executor:
         stop_grace: float | None,
         environment: dict[str, str],
         kill_leftovers: bool,
+        keep_scratch: bool,
         orphans: Orphans | None,
         ends: EndsFile,
         drain: Drain,
@@ -98,6 +100,7 @@ class Executor:
             spool=spool,
             environment=environment,
             kill_leftovers=kill_leftovers,
+            keep_scratch=keep_scratch,
             orphans=orphans,
             ends=ends,
             now=now,
@@ -332,7 +335,8 @@ class Executor:
 
         def write(connection: Connection) -> tuple[bool, list[Job]]:
             ended = store.finish_job(connection, run.job.number, self._identity, end)
-            if self._stopping or not self._slots.may_go_on():
+            # The next job's time would run while this one's files are removed: it is claimed after that.
+            if self._stopping or not self._around.keep_scratch or not self._slots.may_go_on():
                 return ended, []
             return ended, store.claim_jobs(connection, self._identity, 1, self._now())
 
@@ -345,6 +349,8 @@ class Executor:
             logger.info("%s", describe(end))
             self._hints.job_ended(run.job.id)
         run.release()
+        if ended:
+            run.clear_away()
         return following[0] if following else None
 
     def _requeue(self, run: Run) -> None:

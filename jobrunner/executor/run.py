@@ -49,6 +49,7 @@ class Surroundings:
     Attributes:
         environment: the base environment of jobs.
         kill_leftovers: whether to end what an ended job has left behind.
+        keep_scratch: whether an ended job keeps its scratch directory.
         orphans: what jobs may have left behind; None: to be searched for each time.
         ends: what the supervisor has written down of orphans.
         load_inputs: what came with the submission of a job, by its number.
@@ -58,6 +59,7 @@ class Surroundings:
     spool: Spool
     environment: Mapping[str, str]
     kill_leftovers: bool
+    keep_scratch: bool
     orphans: Orphans | None
     ends: EndsFile
     now: Now
@@ -184,6 +186,14 @@ class Run:
         if self._process is not None:
             self._process.release()
         self._close()
+
+    def clear_away(self) -> None:
+        """Remove the scratch directory, if an ended job keeps none. What can't be removed is left to gc."""
+        if not self._around.keep_scratch:
+            try:
+                self._around.spool.remove_scratch(self.job.id)
+            except OSError as error:
+                logger.warning("can't remove the job's scratch directory, gc will try again: %s", error)
 
     def leave(self) -> None:
         """Give the descriptors back, but leave the process to whoever comes next."""
@@ -398,7 +408,7 @@ class Run:
             signals=tuple(self._sent),
             stdout_bytes=_measure(lambda: spool.size(job_id, Stream.STDOUT)),
             stderr_bytes=_measure(lambda: spool.size(job_id, Stream.STDERR)),
-            disk_bytes=_measure(lambda: spool.disk_bytes(job_id)),
+            disk_bytes=_measure(lambda: spool.disk_bytes(job_id, scratch=self._around.keep_scratch)),
         )
 
     def _finished_at(self) -> datetime:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from jobrunner.scratch import ENTRIES_MOST
 from jobrunner.web.api.documents import FileListDocument
 from tests.conftest import StartService
 from tests.e2e.checks import check_problem, send_raw
-from tests.service import Service, eventually
+from tests.service import ROOT, Service, eventually
 
 CONTENT = bytes(range(256)) * 40
 
@@ -139,6 +141,24 @@ def test_a_tree_deeper_than_a_path_may_be_long_is_listed_and_deleted(service: Se
     assert listed(service, job)["truncated"]
     check_problem(fetch(service, job, "deeper/" * 1000 + "bottom"), 404)
     assert service.request("DELETE", f"/v1/jobs/{job['id']}").status_code == 204
+
+
+def test_files_of_an_ended_job_are_gone_where_they_are_not_kept(start_service: StartService) -> None:
+    service = start_service()
+    before = service.run(command="echo content > file")
+    service.stop()
+    service = start_service({"storage": {"keep_scratch": "no"}})
+
+    job = service.run(command="echo content | tee file")
+
+    assert eventually(lambda: not listed(service, job)["files"])
+    check_problem(fetch(service, job, "file"), 404)
+    assert service.get(f"/v1/jobs/{job['id']}/stdout").content == b"content\n"
+    assert fetch(service, before, "file").content == b"content\n"
+    gc = [sys.executable, "-m", "jobrunner", "gc", "--json"]
+    report = subprocess.run(gc, cwd=ROOT, env=service.environment, stdout=subprocess.PIPE, check=True, timeout=60)
+    assert json.loads(report.stdout)["cleared"] == 1
+    assert listed(service, before) == {"files": [], "truncated": False}
 
 
 # ── a file ──

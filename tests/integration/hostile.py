@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.service import clean_environment
@@ -23,17 +23,21 @@ def make_deep(path: Path, depth: int, name: str = "d") -> None:
 
 
 @contextmanager
-def swapping(directory: Path, target: Path) -> Iterator[None]:
-    """Put a link to another directory in the place of this one and back, as fast as can be, meanwhile."""
+def swapping(path: Path, target: Path) -> Iterator[None]:
+    """Put a link to something else in the place of this path and back, as fast as can be, meanwhile.
+
+    It ends by itself when somebody has removed the one or the other.
+    """
     stop = threading.Event()
-    away = directory.with_name(f"{directory.name}.away")
+    away = path.with_name(f"{path.name}.away")
 
     def swap() -> None:
-        while not stop.is_set():
-            os.rename(directory, away)
-            os.symlink(target, directory)
-            os.unlink(directory)
-            os.rename(away, directory)
+        with suppress(OSError):
+            while not stop.is_set():
+                os.rename(path, away)
+                os.symlink(target, path)
+                os.unlink(path)
+                os.rename(away, path)
 
     thread = threading.Thread(target=swap, name="swapping")
     thread.start()

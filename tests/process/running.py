@@ -63,6 +63,7 @@ def make_executor(
         stop_grace=settings.grace if settings.on_stop == "kill" else None,
         environment={"PATH": PATH},
         kill_leftovers=settings.kill_leftovers,
+        keep_scratch=house.config.storage.keep_scratch,
         orphans=None,
         drain=house.drain,
         ends=EndsFile(house.data_dir / "run" / "ends"),
