@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from jobrunner.executor.pool import Executor
     from jobrunner.service.access import Access
     from jobrunner.service.catalogue import Catalogue
+    from jobrunner.service.files import FileService
     from jobrunner.service.gc import GcService
     from jobrunner.service.health import HealthService
     from jobrunner.service.jobs import JobService
@@ -170,11 +171,18 @@ class House:
         )
 
     @cached_property
+    def files(self) -> "FileService":
+        """The use cases of jobs' files."""
+        from jobrunner.service.files import FileService
+
+        return FileService(self.database, self.spool, self.access, utc_now)
+
+    @cached_property
     def gc(self) -> "GcService":
         """Retention."""
         from jobrunner.service.gc import GcService
 
-        return GcService(self.database, self.spool, utc_now)
+        return GcService(self.database, self.spool, utc_now, keep_scratch=self.config.storage.keep_scratch)
 
     def prepare(self) -> None:
         """Make the data directory, bring the schema up to date, make the first token. Safe to call twice at once.
@@ -226,6 +234,7 @@ class House:
             environment={"PATH": DEFAULT_PATH, **inherited, **self.config.environment},
             kill_leftovers=settings.kill_leftovers,
             output=self.config.output,
+            keep_scratch=self.config.storage.keep_scratch,
             orphans=Orphans() if owns_process else None,
             ends=EndsFile(self.data_dir / "run" / "ends"),
             groups=groups,
@@ -286,6 +295,7 @@ def make_services(house: House) -> "Services":
     return Services(
         jobs=house.jobs,
         output=house.output,
+        files=house.files,
         access=house.access,
         catalogue=house.catalogue,
         health=house.health,

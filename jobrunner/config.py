@@ -164,6 +164,7 @@ class Storage:
 
     data_dir: Path = _setting(Path("./data"), _path, "relative to the current directory")
     scripts_dir: Path | None = _setting(None, _path, "the catalogue; default DATA/scripts")
+    keep_scratch: bool = _setting(True, _yes_no, "until the job is purged; no: only until it has ended")
     min_free_bytes: int = _setting(104857600, _size(), "below this, nothing is accepted")
 
 

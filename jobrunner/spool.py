@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import stat
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +26,8 @@ from typing import BinaryIO, NamedTuple, Self
 from jobrunner.domain.ids import parse_job_reference
 from jobrunner.domain.spec import Input, InputKind
 from jobrunner.domain.streams import Stream
+from jobrunner.scratch import NOT_THERE
+from jobrunner.trees import disk_bytes, remove_tree, scan
 
 
 class ProcessRecord(NamedTuple):
@@ -187,7 +188,7 @@ class Spool:
             status = os.lstat(f"{self.path(job_id)}/{stream}")
         except OSError as error:
             # A job that has closed its own directory must not keep others from being listed.
-            if error.errno in {*_NOT_THERE, errno.EACCES}:
+            if error.errno in {*NOT_THERE, errno.EACCES}:
                 return 0
             raise
         return status.st_size if stat.S_ISREG(status.st_mode) else 0
@@ -213,7 +214,7 @@ class Spool:
             # O_NONBLOCK: to open a FIFO waits for a writer.
             fd = os.open(f"{self.path(job_id)}/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno in _NOT_THERE:
+            if error.errno in NOT_THERE:
                 return None
             raise
         if stat.S_ISREG(os.fstat(fd).st_mode):
@@ -221,27 +222,21 @@ class Spool:
         os.close(fd)
         return None
 
-    def disk_bytes(self, job_id: str) -> int:
-        """Return the disk blocks that the directory holds, in bytes."""
-        try:
-            return _disk_bytes(self.path(job_id))
-        except (RecursionError, OSError):
-            # A tree too deep for us, or with directories that the job has closed.
-            return _du(self.path(job_id))
+    def disk_bytes(self, job_id: str, *, scratch: bool = True) -> int:
+        """Return the disk blocks that the directory holds, in bytes; those of the scratch directory only if asked."""
+        return disk_bytes(self.path(job_id), besides=None if scratch else "scratch")
+
+    def has_scratch(self, job_id: str) -> bool:
+        """Tell whether there is a scratch directory, or something in its place."""
+        return os.path.lexists(self.scratch(job_id))
+
+    def remove_scratch(self, job_id: str) -> None:
+        """Remove the working directory of a job, if there is one."""
+        remove_tree(self.scratch(job_id))
 
     def remove(self, job_id: str) -> None:
         """Remove the directory of a job, if there is one."""
-        path = self.path(job_id)
-        try:
-            shutil.rmtree(path)
-        except FileNotFoundError:
-            return
-        except (RecursionError, OSError) as error:
-            # As above; the system's own tools can do it.
-            subprocess.run(["chmod", "-R", "u+rwX", path], stderr=subprocess.DEVNULL, check=False)
-            done = subprocess.run(["rm", "-rf", path], stderr=subprocess.PIPE, text=True, check=False)
-            if done.returncode != 0:
-                raise OSError(errno.EIO, done.stderr.strip() or str(error), path) from error
+        remove_tree(self.path(job_id))
 
     def list_directories(self, *, on_error: Callable[[OSError], None]) -> Iterator[tuple[str, float]]:
         """Name every job's directory: its id, and when it was last changed (seconds since 1970).
@@ -251,9 +246,9 @@ class Spool:
         Args:
             on_error: is told of a directory that can't be looked into; the others are named all the same.
         """
-        for shelf in _scan(self._root):
+        for shelf in scan(self._root):
             try:
-                entries = list(_scan(shelf.path))
+                entries = list(scan(shelf.path))
             except OSError as error:
                 on_error(error)
                 continue
@@ -263,9 +258,6 @@ class Spool:
                     if is_ours and entry.is_dir(follow_symlinks=False):
                         yield entry.name, entry.stat(follow_symlinks=False).st_mtime
 
-
-_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
-"""What the system says when nothing is there, or a link, a socket, or a file where the directory was."""
 
 _NEW_STREAM = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -279,28 +271,3 @@ def _write_new(path: str, content: bytes, mode: int) -> None:
         view = memoryview(content)
         while view:
             view = view[file.write(view) :]
-
-
-def _scan(path: str) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(path) as entries:
-            yield from entries
-    except (FileNotFoundError, NotADirectoryError):
-        return
-
-
-def _du(path: str) -> int:
-    done = subprocess.run(
-        ["du", "-s", "--block-size=1", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
-    )
-    return int(done.stdout.split()[0]) if done.stdout else 0
-
-
-def _disk_bytes(path: str) -> int:
-    total = 0
-    for entry in _scan(path):
-        with suppress(FileNotFoundError):
-            total += entry.stat(follow_symlinks=False).st_blocks * 512
-            if entry.is_dir(follow_symlinks=False):
-                total += _disk_bytes(entry.path)
-    return total

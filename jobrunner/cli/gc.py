@@ -56,6 +56,7 @@ def gc(
                 "purged": len(report.purged),
                 "freed_bytes": report.freed_bytes,
                 "orphans": len(report.orphans),
+                "cleared": len(report.cleared),
                 "kept": report.kept,
                 "failed": len(report.failures),
             }
@@ -72,11 +73,13 @@ def _tell(report: Report, *, dry_run: bool, verbose: bool) -> None:
             click.echo(f"{purge.number}\t{purge.id}\t{purge.reason}\t{purge.disk_bytes}")
         for job_id in report.orphans:
             click.echo(f"-\t{job_id}\torphan\t-")
+        for job_id in report.cleared:
+            click.echo(f"-\t{job_id}\tscratch\t-")
     if verbose:
         done = "would purge" if dry_run else "purged"
         click.echo(
-            f"{done} {len(report.purged)} jobs ({report.freed_bytes} bytes) "
-            f"and {len(report.orphans)} orphaned directories; {report.kept} ended jobs stay"
+            f"{done} {len(report.purged)} jobs ({report.freed_bytes} bytes), {len(report.orphans)} orphaned "
+            f"directories and {len(report.cleared)} scratch directories; {report.kept} ended jobs stay"
         )
 
 

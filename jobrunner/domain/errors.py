@@ -8,6 +8,7 @@
     ├── Unauthenticated          no token, or not a known one
     ├── NotFound
     │   ├── JobNotFound
+    │   ├── FileNotInJob
     │   ├── OutputNotFound
     │   └── TokenNotFound
     ├── Conflict                 right in itself, but not in this state
@@ -102,6 +103,10 @@ class JobNotFound(NotFound):
 
 class OutputNotFound(NotFound):
     """A stream was asked for that no job has."""
+
+
+class FileNotInJob(NotFound):
+    """A file was asked for that a job does not have, or that is none to be sent."""
 
 
 class TokenNotFound(NotFound):

@@ -56,6 +56,7 @@ class Executor:
         environment: the base environment of jobs.
         kill_leftovers: whether to end what an ended job has left behind.
         output: how much is kept of what jobs write.
+        keep_scratch: whether an ended job keeps its scratch directory.
         orphans: what jobs may have left behind, where the whole process is ours; None: it is not.
         ends: what the supervisor has written down of orphans.
         groups: control groups for jobs; None: there are none.
@@ -74,6 +75,7 @@ class Executor:
         environment: dict[str, str],
         kill_leftovers: bool,
         output: Output,
+        keep_scratch: bool,
         orphans: Orphans | None,
         ends: EndsFile,
         groups: ControlGroups | None,
@@ -101,6 +103,7 @@ class Executor:
             environment=environment,
             kill_leftovers=kill_leftovers,
             output=output,
+            keep_scratch=keep_scratch,
             orphans=orphans,
             ends=ends,
             groups=groups,
@@ -317,7 +320,12 @@ class Executor:
 
     def _finish(self, run: Run, end: JobEnd) -> Job | None:
         """Write the end down, however long that takes; then reap, and tell who waits."""
-        written = self._ledger.finish(run.job.number, end, lambda: not self._stopping and self._slots.may_go_on())
+
+        def may_claim() -> bool:
+            # The next job's time would run while this one's files are removed: it is claimed after that.
+            return not self._stopping and self._around.keep_scratch and self._slots.may_go_on()
+
+        written = self._ledger.finish(run.job.number, end, may_claim)
         if written is None:
             run.leave()  # the zombie keeps the status for whoever comes next
             return None
@@ -326,6 +334,8 @@ class Executor:
             logger.info("%s", describe(end))
             self._hints.job_ended(run.job.id)
         run.release()
+        if ended:
+            run.clear_away()
         return following
 
     def _requeue(self, run: Run) -> None:

@@ -1,9 +1,10 @@
 """Retention: forgets ended jobs beyond the configured limits, while the service runs."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from jobrunner.clock import Now
 from jobrunner.config import Gc
@@ -57,13 +58,15 @@ class Report:
         purged: the jobs, newest first.
         orphans: directories of no job that are gone.
         kept: ended jobs that stay.
-        failures: of directories that could not be removed; the next run finds them as orphans.
+        failures: of directories that could not be removed; the next run finds them again.
+        cleared: ended jobs whose scratch directories are gone, where those are not kept.
     """
 
     purged: tuple[Purge, ...]
     orphans: tuple[str, ...]
     kept: int
     failures: tuple[Failure, ...] = ()
+    cleared: tuple[str, ...] = ()
 
     @property
     def freed_bytes(self) -> int:
@@ -72,13 +75,31 @@ class Report:
         return sum(purge.disk_bytes for purge in self.purged if purge.id not in left)
 
 
-class GcService:
-    """Purges ended jobs. Only one at a time should run in a data directory; its caller holds the lock."""
+@dataclass(frozen=True, slots=True)
+class _Scratch:
+    """A scratch directory that is to go.
 
-    def __init__(self, database: Database, spool: Spool, now: Now) -> None:
+    Attributes:
+        disk_bytes: what the job's other files hold.
+    """
+
+    number: int
+    id: str
+    disk_bytes: int
+
+
+class GcService:
+    """Purges ended jobs. Only one at a time should run in a data directory; its caller holds the lock.
+
+    Args:
+        keep_scratch: ended jobs keep their scratch directories until they are purged.
+    """
+
+    def __init__(self, database: Database, spool: Spool, now: Now, *, keep_scratch: bool) -> None:
         self._database = database
         self._spool = spool
         self._now = now
+        self._keep_scratch = keep_scratch
 
     def run(self, limits: Gc, *, dry_run: bool = False) -> Report:
         """Purge what is beyond the limits, and directories that belong to no job.
@@ -93,25 +114,55 @@ class GcService:
         Raises:
             StorageError: it got as far as it got; running it again goes on.
         """
-        kept, purges = self._judge(limits)
         failures: list[Failure] = []
+        scratches = [] if self._keep_scratch else self._find_scratches()
+        if not dry_run:
+            failures += self._clear(scratches)
+        left = {failure.where for failure in failures}
+        cleared = tuple(scratch.id for scratch in scratches if scratch.id not in left)
+        kept, purges = self._judge(limits, {scratch.number: scratch.disk_bytes for scratch in scratches})
         if not dry_run:
             for start in range(0, len(purges), _BATCH):
                 failures += self._purge(purges[start : start + _BATCH])
         tried = {failure.where for failure in failures}
         found = [job_id for job_id in self._find_orphans(failures) if job_id not in tried]
         if not dry_run:
-            failures += self._remove(found)
+            failures += _remove(self._spool.remove, found)
         left = {failure.where for failure in failures}
         orphans = tuple(job_id for job_id in found if job_id not in left)
-        return Report(tuple(purges), orphans, kept, tuple(failures))
+        return Report(tuple(purges), orphans, kept, tuple(failures), cleared)
 
-    def _judge(self, limits: Gc) -> tuple[int, list[Purge]]:
-        """Walk through the ended jobs, newest first, and find those beyond a limit."""
+    def _find_scratches(self) -> list[_Scratch]:
+        """Find scratch directories of ended jobs: an executor was told to keep them, or died, or could not."""
+        return [
+            _Scratch(job.number, job.id, self._spool.disk_bytes(job.id, scratch=False))
+            for job in self._ended_jobs()
+            if self._spool.has_scratch(job.id)
+        ]
+
+    def _clear(self, scratches: list[_Scratch]) -> list[Failure]:
+        """Remove scratch directories; return those that could not be removed."""
+        failures: list[Failure] = []
+        for start in range(0, len(scratches), _BATCH):
+            batch = scratches[start : start + _BATCH]
+            # Before they are gone: a crash in between leaves directories, which the next run finds.
+            sizes = {scratch.number: scratch.disk_bytes for scratch in batch}
+            self._database.insist(partial(store.set_disk_bytes, sizes=sizes))
+            failures += _remove(self._spool.remove_scratch, [scratch.id for scratch in batch])
+        return failures
+
+    def _judge(self, limits: Gc, sizes: Mapping[int, int]) -> tuple[int, list[Purge]]:
+        """Walk through the ended jobs, newest first, and find those beyond a limit.
+
+        Args:
+            limits: what may stay.
+            sizes: what jobs hold where their rows don't tell yet, by number.
+        """
         oldest = self._now() - timedelta(seconds=min(limits.max_age, 1e9))
         kept, kept_bytes, is_full = 0, 0, False
         purges: list[Purge] = []
-        for number, job_id, finished_at, disk_bytes in self._ended_jobs():
+        for number, job_id, finished_at, at_end in self._ended_jobs():
+            disk_bytes = sizes.get(number, at_end)
             if kept >= limits.keep:
                 reason = "keep"
             elif finished_at < oldest:
@@ -141,17 +192,7 @@ class GcService:
             lambda connection: [purge for purge in purges if store.delete_ended_job(connection, purge.number)]
         )
         # After the rows: a crash in between leaves orphans, which the next run finds.
-        return self._remove([purge.id for purge in gone])
-
-    def _remove(self, ids: list[str]) -> list[Failure]:
-        """Remove directories; return those that could not be removed."""
-        failures = []
-        for job_id in ids:
-            try:
-                self._spool.remove(job_id)
-            except OSError as error:
-                failures.append(Failure(job_id, error.strerror or str(error)))
-        return failures
+        return _remove(self._spool.remove, [purge.id for purge in gone])
 
     def _find_orphans(self, failures: list[Failure]) -> Iterator[str]:
         """Find directories without a row; add those that can't be looked into to the failures."""
@@ -173,3 +214,14 @@ class GcService:
         with self._database.read() as connection:
             existing = store.existing_ids(connection, ids)
         return [job_id for job_id in ids if job_id not in existing]
+
+
+def _remove(how: Callable[[str], None], ids: list[str]) -> list[Failure]:
+    """Remove something of each of these jobs; return what could not be removed."""
+    failures = []
+    for job_id in ids:
+        try:
+            how(job_id)
+        except OSError as error:
+            failures.append(Failure(job_id, error.strerror or str(error)))
+    return failures

@@ -379,7 +379,7 @@ def remove_signals(connection: Connection, rows: Sequence[int]) -> None:
 
 
 class Ended(NamedTuple):
-    """What gc needs to know of an ended job; ``disk_bytes`` are blocks, as they were at its end."""
+    """What gc needs to know of an ended job; ``disk_bytes`` are blocks, as they were at its end, or when gc cleared."""
 
     number: int
     id: str
@@ -396,6 +396,14 @@ def list_ended(connection: Connection, *, before: int, limit: int) -> list[Ended
         .limit(limit)
     )
     return [Ended(row.number, row.id, datetime.fromisoformat(row.finished_at), row.disk_bytes) for row in rows]
+
+
+def set_disk_bytes(connection: Connection, sizes: Mapping[int, int]) -> None:
+    """Write down what the files of ended jobs hold by now, in bytes by number."""
+    for number, size in sizes.items():
+        connection.execute(
+            update(JobRow).where(JobRow.number == number, JobRow.finished_at.is_not(None)).values(disk_bytes=size)
+        )
 
 
 def existing_ids(connection: Connection, ids: Sequence[str]) -> set[str]:

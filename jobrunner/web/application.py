@@ -2,13 +2,21 @@
 
 from flask import Flask
 from flask_openapi3 import Info, OpenAPI
+from werkzeug.routing import PathConverter
 
 import jobrunner
-from jobrunner.web.api import catalogue, control, events, jobs, output, service
+from jobrunner.web.api import catalogue, control, events, files, jobs, output, service
 from jobrunner.web.api.documents import ProblemDocument
 from jobrunner.web.errors import register_error_handlers
 from jobrunner.web.guard import register_guard
 from jobrunner.web.services import EXTENSION, Services
+
+
+class _Anything(PathConverter):
+    """The rest of a path, whatever is in it: Werkzeug's own takes no line feeds, which names of files may have."""
+
+    regex = "(?s:.+)"
+    part_isolating = False  # it has slashes
 
 
 def make_flask_app(parts: Services) -> Flask:
@@ -32,9 +40,10 @@ def make_flask_app(parts: Services) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = parts.settings.max_body_bytes
     app.extensions[EXTENSION] = parts
     app.url_map.strict_slashes = False
+    app.url_map.converters["anything"] = _Anything
     register_error_handlers(app)
     with app.app_context():
         register_guard(app)
-    for module in (jobs, control, output, events, catalogue, service):
+    for module in (jobs, control, output, events, files, catalogue, service):
         app.register_api(module.bp)
     return app

@@ -9,6 +9,7 @@ from jobrunner.config import Server
 from jobrunner.domain.access import Caller
 from jobrunner.service.access import Access
 from jobrunner.service.catalogue import Catalogue
+from jobrunner.service.files import FileService
 from jobrunner.service.health import HealthService
 from jobrunner.service.jobs import JobService
 from jobrunner.service.output import OutputService
@@ -23,6 +24,7 @@ class Services:
 
     jobs: JobService
     output: OutputService
+    files: FileService
     access: Access
     catalogue: Catalogue
     health: HealthService

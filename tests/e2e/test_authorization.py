@@ -53,6 +53,8 @@ ROUTES: dict[tuple[str, str], tuple[Ask, set[str]]] = {
     ("control.cancel", "POST"): (lambda ask: ask("POST", "/v1/jobs/{job}/cancel"), {"cancel"}),
     ("control.signal", "POST"): (lambda ask: ask("POST", "/v1/jobs/{job}/signal", {"signal": "HUP"}), {"cancel"}),
     ("output.download", "GET"): (lambda ask: ask("GET", "/v1/jobs/{job}/stdout"), {"read"}),
+    ("files.list_files", "GET"): (lambda ask: ask("GET", "/v1/jobs/{job}/files"), {"read"}),
+    ("files.download", "GET"): (lambda ask: ask("GET", "/v1/jobs/{job}/files/file"), {"read"}),
     ("events.events", "GET"): (lambda ask: ask("GET", "/v1/jobs/{job}/events"), {"read"}),
     ("events.stream_url", "POST"): (lambda ask: ask("POST", "/v1/jobs/{job}/stream-url"), {"read"}),
     ("scripts.list_scripts", "GET"): (lambda ask: ask("GET", "/v1/scripts"), {"read"}),

@@ -1,6 +1,7 @@
 """A migrated database for each test, copied from one: migrating takes most of a second."""
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,16 @@ def database(data_dir: Path) -> Iterator[Database]:
     opened = Database(data_dir / "jobrunner.db")
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def for_everyone() -> Iterator[Path]:
+    """A directory that another user can reach; those of pytest are closed."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:
+        Path(made).chmod(0o777)
+        yield Path(made)
+        for path in Path(made).rglob("closed"):
+            path.chmod(0o777)
 
 
 @pytest.fixture

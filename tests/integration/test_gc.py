@@ -34,7 +34,7 @@ def spool(data_dir: Path) -> Spool:
 @pytest.fixture
 def gc(database: Database, spool: Spool) -> GcService:
     """Retention, at the second 1000 of the tests' clock."""
-    return GcService(database, spool, lambda: NOW)
+    return GcService(database, spool, lambda: NOW, keep_scratch=True)
 
 
 def limits(**values: Any) -> Gc:
@@ -228,9 +228,16 @@ class StickySpool(Spool):
         self.stuck: set[str] = set()
 
     def remove(self, job_id: str) -> None:
+        self._check(job_id)
+        super().remove(job_id)
+
+    def remove_scratch(self, job_id: str) -> None:
+        self._check(job_id)
+        super().remove_scratch(job_id)
+
+    def _check(self, job_id: str) -> None:
         if job_id in self.stuck:
             raise OSError(errno.EIO, "is stuck", self.path(job_id))
-        super().remove(job_id)
 
 
 def test_a_directory_that_can_not_be_removed_stops_nothing(database: Database, data_dir: Path) -> None:
@@ -240,7 +247,7 @@ def test_a_directory_that_can_not_be_removed_stops_nothing(database: Database, d
     orphans = [make_directory(spool, age=7200) for _ in range(3)]
     spool.stuck = {jobs[1].id, orphans[1].name}
 
-    report = GcService(database, spool, lambda: NOW).run(limits(keep=0))
+    report = GcService(database, spool, lambda: NOW, keep_scratch=True).run(limits(keep=0))
 
     assert left(database) == []
     assert [directory.exists() for directory in [*directories, *orphans]] == [False, True, False] * 2
@@ -249,7 +256,7 @@ def test_a_directory_that_can_not_be_removed_stops_nothing(database: Database, d
     assert (len(report.purged), report.freed_bytes) == (3, 20)
 
     spool.stuck = set()
-    again = GcService(database, spool, lambda: NOW).run(NOTHING)
+    again = GcService(database, spool, lambda: NOW, keep_scratch=True).run(NOTHING)
 
     assert (set(again.orphans), again.failures) == ({jobs[1].id, orphans[1].name}, ())
 
@@ -264,6 +271,84 @@ def test_a_directory_that_can_not_be_looked_into_stops_nothing(gc: GcService, sp
 
     assert report.orphans == (orphan.name,)
     assert [failure.where for failure in report.failures] == [str(loop)]
+
+
+# ── scratch directories that are not kept ──
+
+
+@pytest.fixture
+def clearing(database: Database, spool: Spool) -> GcService:
+    """Retention where ended jobs keep no scratch directories."""
+    return GcService(database, spool, lambda: NOW, keep_scratch=False)
+
+
+def scratch(directory: Path) -> Path:
+    return directory / "scratch"
+
+
+def disk_bytes(database: Database) -> list[int]:
+    return [row.disk_bytes for row in rows(database, "SELECT disk_bytes FROM job ORDER BY number")]
+
+
+def test_ended_jobs_lose_their_scratch_directories_where_those_are_not_kept(
+    clearing: GcService, gc: GcService, database: Database, spool: Spool
+) -> None:
+    """An executor was told to keep them, or died, or could not remove them."""
+    ended = [add_ended(database, disk_bytes=10**6) for _ in range(3)]
+    running = add_running(database)
+    directories = [make_directory(spool, job.id) for job in [*ended, running]]
+    (directories[0] / "stdout").write_bytes(b"x" * 10_000)
+
+    assert gc.run(NOTHING).cleared == ()
+    assert all(scratch(directory).exists() for directory in directories)
+    report = clearing.run(NOTHING)
+
+    assert set(report.cleared) == {job.id for job in ended}
+    assert (report.purged, report.kept, report.failures) == ((), 3, ())
+    assert [scratch(directory).exists() for directory in directories] == [False] * 3 + [True]
+    assert all(directory.exists() for directory in directories)
+    assert disk_bytes(database) == [*(spool.disk_bytes(job.id) for job in ended), 0]
+    assert disk_bytes(database)[0] >= 10_000
+    assert clearing.run(NOTHING).cleared == ()
+
+
+def test_no_job_is_purged_for_space_that_its_scratch_directory_held(
+    clearing: GcService, database: Database, spool: Spool
+) -> None:
+    for _ in range(3):
+        make_directory(spool, add_ended(database, disk_bytes=10**6).id)
+
+    told = clearing.run(limits(max_bytes=500_000), dry_run=True)
+    assert disk_bytes(database) == [10**6] * 3
+    done = clearing.run(limits(max_bytes=500_000))
+
+    assert told == done
+    assert (done.purged, done.kept, len(done.cleared)) == ((), 3, 3)
+
+
+def test_more_scratch_directories_than_fit_into_a_transaction_are_removed(
+    clearing: GcService, database: Database, spool: Spool
+) -> None:
+    directories = [make_directory(spool, add_ended(database).id) for _ in range(120)]
+
+    assert len(clearing.run(NOTHING).cleared) == 120
+    assert not any(scratch(directory).exists() for directory in directories)
+
+
+def test_a_scratch_directory_that_can_not_be_removed_stops_nothing(database: Database, data_dir: Path) -> None:
+    spool = StickySpool(data_dir)
+    jobs = [add_ended(database) for _ in range(3)]
+    directories = [make_directory(spool, job.id) for job in jobs]
+    spool.stuck = {jobs[1].id}
+    gc = GcService(database, spool, lambda: NOW, keep_scratch=False)
+
+    report = gc.run(NOTHING)
+
+    assert report.failures == (Failure(jobs[1].id, "is stuck"),)
+    assert set(report.cleared) == {jobs[0].id, jobs[2].id}
+    assert [scratch(directory).exists() for directory in directories] == [False, True, False]
+    spool.stuck = set()
+    assert gc.run(NOTHING).cleared == (jobs[1].id,)
 
 
 # ── orphans ──

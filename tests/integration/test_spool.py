@@ -4,17 +4,18 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
-import tempfile
+import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from jobrunner import trees
 from jobrunner.domain.spec import Input, InputKind
 from jobrunner.domain.streams import Stream
 from jobrunner.spool import MayHaveRun, ProcessRecord, Spool
-from tests.service import clean_environment
+from tests.integration.hostile import make_deep, run_program
 
 JOB = "0192f0c4-5d3e-7c31-9d0e-2f6f1f0f3c3f"
 
@@ -65,19 +66,6 @@ def descriptors() -> set[str]:
 def read(spool: Spool, stream: Stream = Stream.STDOUT) -> bytes:
     with spool.open_stream_file(JOB, stream) as file:
         return file.read()
-
-
-def run_program(program: str) -> None:
-    """Run a few lines of Python in a process of their own."""
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd="/",
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_job_s_directory_is_named_after_its_id(spool: Spool, path: Path) -> None:
@@ -336,13 +324,7 @@ def deep(request: pytest.FixtureRequest, spool: Spool, path: Path) -> Iterator[P
     """The directory of a job that has made directories in directories."""
     depth, length = request.param
     spool.prepare(JOB, [])
-    here = os.open(path / "scratch", os.O_RDONLY)
-    for _ in range(depth):
-        os.mkdir("d" * length, dir_fd=here)
-        inner = os.open("d" * length, os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = inner
-    os.close(here)
+    make_deep(path / "scratch", depth, "d" * length)
     yield path
     subprocess.run(["rm", "-rf", path], check=True)
 
@@ -359,14 +341,69 @@ def test_a_deep_tree_can_be_removed(spool: Spool, deep: Path) -> None:
     assert not deep.exists()
 
 
-@pytest.fixture
-def for_everyone() -> Iterator[Path]:
-    """A directory that another user can reach; those of pytest are closed."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as made:
-        Path(made).chmod(0o777)
-        yield Path(made)
-        for path in Path(made).rglob("closed"):
-            path.chmod(0o777)
+def test_a_tree_of_many_files_can_be_removed(spool: Spool, path: Path) -> None:
+    spool.prepare(JOB, [])
+    for number in range(10_000):
+        os.close(os.open(path / "scratch" / str(number), os.O_CREAT))
+
+    tracemalloc.start()
+    try:
+        spool.remove_scratch(JOB)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 1 << 20, "all of them were in memory"
+    assert [entry.name for entry in path.iterdir()] == []
+
+
+def test_two_may_remove_the_same_tree_at_once(spool: Spool, path: Path) -> None:
+    """gc and the executor do."""
+    for files in (10, 900, 1500):
+        spool.prepare(JOB, [])
+        for number in range(files):
+            (path / "scratch" / f"{number % 30}").mkdir(exist_ok=True)
+            (path / "scratch" / f"{number % 30}" / f"{number}").touch()
+
+        with ThreadPoolExecutor(4) as pool:
+            for done in [pool.submit(spool.remove_scratch, JOB) for _ in range(4)]:
+                done.result()
+
+        assert not spool.has_scratch(JOB)
+        spool.remove(JOB)
+
+
+@pytest.mark.parametrize("target", ["full", "empty"])
+def test_a_link_in_the_place_of_the_scratch_directory_goes_and_its_target_stays(
+    spool: Spool, path: Path, tmp_path: Path, target: str
+) -> None:
+    precious = tmp_path / "precious"
+    (precious / "closed").mkdir(parents=True)
+    (precious / "closed").chmod(0)
+    if target == "empty":
+        (precious / "closed").rmdir()
+    spool.prepare(JOB, [])
+    (path / "scratch").rmdir()
+    (path / "scratch").symlink_to(precious)
+
+    spool.remove_scratch(JOB)
+
+    assert not spool.has_scratch(JOB)
+    assert precious.is_dir()
+    assert target == "empty" or mode(precious / "closed") == 0
+
+
+def test_a_directory_that_becomes_a_link_while_it_is_removed_takes_nothing_outside_with_it(tmp_path: Path) -> None:
+    """It was a directory when it was found too large to be removed by ourselves."""
+    precious = tmp_path / "precious"
+    (precious / "closed").mkdir(parents=True)
+    (precious / "closed").chmod(0)
+    (tmp_path / "scratch").symlink_to(precious)
+
+    trees._remove_by_tools(str(tmp_path / "scratch"))
+
+    assert not os.path.lexists(tmp_path / "scratch")
+    assert mode(precious / "closed") == 0
 
 
 @pytest.mark.parametrize("mode", ["0o000", "0o555"], ids=["closed", "read-only"])
@@ -387,6 +424,22 @@ spool.{method}({JOB!r})
 assert {method == "disk_bytes"} or not os.path.exists(spool.scratch({JOB!r}) + "/closed")
 """
     run_program(program)
+
+
+def test_a_scratch_directory_that_a_job_has_closed_is_removed(for_everyone: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    run_program(f"""
+import os
+from jobrunner.spool import Spool
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+spool = Spool({str(for_everyone)!r})
+spool.prepare({JOB!r}, [])
+os.mkdir(spool.scratch({JOB!r}) + "/in")
+os.chmod(spool.scratch({JOB!r}), 0)
+spool.remove_scratch({JOB!r})
+assert not spool.has_scratch({JOB!r})
+""")
 
 
 def test_a_job_that_has_closed_its_own_directory_has_streams_of_no_size(for_everyone: Path) -> None:
@@ -423,6 +476,18 @@ def test_disk_space_is_counted_in_blocks_of_the_whole_tree(spool: Spool, path: P
         file.truncate(1 << 30)
 
     assert 100_000 <= spool.disk_bytes(JOB) - empty < 200_000
+
+
+def test_disk_space_is_counted_without_the_scratch_directory_if_asked(spool: Spool, path: Path) -> None:
+    spool.prepare(JOB, [])
+    write(spool, b"x" * 50_000)
+    (path / "scratch" / "scratch").mkdir()
+    (path / "scratch" / "big").write_bytes(b"x" * 100_000)
+
+    assert 50_000 <= spool.disk_bytes(JOB, scratch=False) < 90_000
+    before = spool.disk_bytes(JOB, scratch=False)
+    spool.remove_scratch(JOB)
+    assert spool.disk_bytes(JOB) == before
 
 
 def test_a_directory_that_is_not_there_takes_no_space(spool: Spool) -> None:

@@ -164,9 +164,11 @@ def test_what_a_job_leaves_behind_is_limited_too(new_house: NewHouse) -> None:
     """It ignores SIGTERM and writes on, though the job has ended."""
     house = new_house(output={"max_bytes": MAX})
     text = "(trap '' TERM; while :; do head -c 65536 /dev/zero; done) & exit 5"
-    job = make_job(house, shell(text, grace=1.5))
+    job = make_job(house, shell(text, grace=60))
 
     with Sampler(house, job) as sampler, running_executor(house):
+        assert eventually(lambda: house.output.size(get(house, job), Stream.STDOUT) > 8 * MAX, within=30)
+        house.jobs.cancel(job.id, CALLER, CancelAsked(grace=0))
         ended = wait(house, job)
 
     assert ended.status == ExitStatus(code=5)

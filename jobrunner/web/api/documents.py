@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from jobrunner.domain.job import ErrorCode
 from jobrunner.domain.spec import StepKind
 from jobrunner.domain.states import JobState
+from jobrunner.scratch import EntryType
 
 
 class Document(BaseModel):
@@ -89,6 +90,23 @@ class FileDocument(SizeDocument):
     """A file that came with a job."""
 
     name: str
+
+
+class EntryDocument(Document):
+    """An entry of a scratch directory; `path` is for people, `href` is null for all but files."""
+
+    path: str
+    type: EntryType
+    bytes: int | None
+    modified_at: datetime | None
+    href: str | None
+
+
+class FileListDocument(Document):
+    """What is in a scratch directory."""
+
+    files: list[EntryDocument]
+    truncated: bool
 
 
 class SentSignalDocument(Document):

@@ -156,6 +156,12 @@ class StreamPath(JobPath):
     stream: Literal["stdout", "stderr"]
 
 
+class FilePath(JobPath):
+    """Which file of which job."""
+
+    file: str = Field(description="from the scratch directory; as the `href` of the list has it")
+
+
 Include = Annotated[
     Literal["output"] | None, Field(description="`output`: the document carries the text of both streams")
 ]
@@ -194,13 +200,18 @@ Flag = Annotated[bool, BeforeValidator(lambda value: True if value == "" else va
 """A parameter that needs no value."""
 
 
-class OutputQuery(Query):
+class FileQuery(Query):
     """Options of a download."""
+
+    download: Flag = Field(False, description="have a browser save it")
+
+
+class OutputQuery(FileQuery):
+    """Options of the download of a stream."""
 
     follow: Flag = Field(False, description="go on with what comes, until the job has ended")
     offset: int | None = Field(None, ge=0, lt=1 << 63, description="with `follow`: where to begin; default 0")
     tail: Annotated[int | None, Field(ge=0, description="only so many bytes from the end")] = None
-    download: Flag = Field(False, description="have a browser save it")
 
 
 class EventsQuery(Query):

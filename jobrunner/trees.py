@@ -1,0 +1,110 @@
+"""Directory trees as a whole: how much they hold, and how to be rid of them, whatever a job has made of them."""
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+
+from jobrunner.scratch import LIST, STEP
+
+_SMALL = 1000
+"""Entries of a directory that we remove ourselves; the system's tools don't take larger ones into memory whole."""
+
+_FLAT = 8
+"""Directories in one another that we remove ourselves: each of them is open meanwhile."""
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory with all that is in it, if it is there. Two may do so at once.
+
+    Raises:
+        OSError: something of it could not be removed.
+    """
+    try:
+        _remove_small(path, None, _FLAT)
+    except FileNotFoundError:
+        return
+    except OSError:
+        _remove_by_tools(path)
+
+
+def _remove_small(name: str, within: int | None, depth: int) -> None:
+    """Remove a directory, or one in an open one.
+
+    Raises:
+        FileNotFoundError: it is gone already.
+        OSError: it is too much for us, or closed, or none: a job can put a link, or a file, there.
+    """
+    fd = os.open(name, LIST, dir_fd=within)
+    try:
+        with os.scandir(fd) as entries:
+            found = list(islice(entries, _SMALL))
+        for entry in found:
+            with suppress(FileNotFoundError):
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.name, dir_fd=fd)
+                elif depth:
+                    _remove_small(entry.name, fd, depth - 1)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=within)  # says so if there was more
+
+
+def _remove_by_tools(path: str) -> None:
+    """Remove what is large, deep, closed, changing, or no directory: the system's own tools can do it."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        fd = os.open(path, STEP)
+        try:
+            # Through the descriptor: of a link in the directory's place the target would be opened.
+            here = f"/proc/self/fd/{fd}"
+            os.chmod(here, 0o700)
+            subprocess.run(["chmod", "-R", "u+rwX", "."], cwd=here, stderr=subprocess.DEVNULL, check=False)
+        finally:
+            os.close(fd)
+    done = subprocess.run(["rm", "-rf", path], stderr=subprocess.PIPE, text=True, errors="replace", check=False)
+    if os.path.lexists(path):
+        raise OSError(errno.EIO, done.stderr.strip()[:1000] or "it is still there", path)
+
+
+def disk_bytes(path: str, *, besides: str | None = None) -> int:
+    """Return the disk blocks that everything below a directory holds, in bytes; 0 when there is no such directory.
+
+    Args:
+        path: the directory.
+        besides: an entry of it that does not count, where that can be told.
+    """
+    try:
+        return _count_blocks(path, besides)
+    except (RecursionError, OSError):
+        # A tree too deep for us, or with directories that the job has closed.
+        return _du(path)
+
+
+def _count_blocks(path: str, besides: str | None = None) -> int:
+    total = 0
+    for entry in scan(path):
+        if entry.name == besides:
+            continue
+        with suppress(FileNotFoundError):
+            total += entry.stat(follow_symlinks=False).st_blocks * 512
+            if entry.is_dir(follow_symlinks=False):
+                total += _count_blocks(entry.path)
+    return total
+
+
+def scan(path: str) -> Iterator[os.DirEntry[str]]:
+    """Yield the entries of a directory; none when there is no such directory."""
+    try:
+        with os.scandir(path) as entries:
+            yield from entries
+    except (FileNotFoundError, NotADirectoryError):
+        return
+
+
+def _du(path: str) -> int:
+    done = subprocess.run(
+        ["du", "-s", "--block-size=1", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
+    )
+    return int(done.stdout.split()[0]) if done.stdout else 0
