@@ -361,18 +361,41 @@ def post_fork(server, worker):
     assert started.wait(5) == 0, service.log.read_text()
 
 
-def test_the_supervisor_is_small_and_knows_no_database(start_service: StartService) -> None:
+def test_the_supervisor_is_small_and_opens_no_database(start_service: StartService) -> None:
     service = start_service()
     service.run(command="true")
 
     status = Path(f"/proc/{service.pid}/status").read_text()
     rss = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
-    assert rss < 25 * 1024, f"{rss} KiB"
-    maps = Path(f"/proc/{service.pid}/maps").read_text()
-    for stranger in ("sqlalchemy", "_sqlite3", "pydantic", "jobrunner.db"):
-        assert stranger not in maps
+    assert rss <= 20 * 1024, f"{rss} KiB"
     open_files = [str(fd.readlink()) for fd in Path(f"/proc/{service.pid}/fd").iterdir()]
     assert not any(str(service.data_dir) + "/" in name for name in open_files)
+
+
+def test_the_supervisor_imports_nothing_that_it_does_not_need(start_service: StartService) -> None:
+    """-X importtime has it tell what it imports; the other processes are started without."""
+    service = start_service(command=(sys.executable, "-X", "importtime", "-m", "jobrunner", "serve"))
+    assert service.run(command="true")["state"] == "succeeded"
+    os.kill(child(service, "executor"), signal.SIGKILL)
+    assert eventually(lambda: "starting it again" in service.log.read_text())
+    os.kill(service.pid, signal.SIGHUP)
+    assert eventually(lambda: "supervisor took over" in service.log.read_text(), within=20)
+
+    told = [line for line in service.log.read_text().splitlines() if line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in told}
+    assert {"click", "jobrunner", "socket"} <= imported
+    strangers = {
+        "alembic",
+        "flask",
+        "flask_openapi3",
+        "gunicorn",
+        "pydantic",
+        "requests",
+        "rich",
+        "sqlalchemy",
+        "sqlite3",
+    }
+    assert not imported & {*strangers, "werkzeug", "_sqlite3", "subprocess", "ssl"}
 
 
 def test_the_supervisor_needs_no_processor_time_while_nothing_happens(start_service: StartService) -> None:
