@@ -18,13 +18,11 @@ from dataclasses import dataclass
 
 from jobrunner.config import Config
 from jobrunner.domain.errors import ConfigError
-from jobrunner.domain.spec import COOKIE
 from jobrunner.drain import Drain
-from jobrunner.ends import End, EndsFile, Orphan
+from jobrunner.ends import EndsFile, Registrar
 from jobrunner.listener import close_listener, open_listener
 from jobrunner.notify import Notifier
 from jobrunner.parent import PARENT, READY, READY_FD, become_subreaper
-from jobrunner.proc import list_children, read_environ, read_stat
 
 logger = logging.getLogger("jobrunner.supervisor")
 
@@ -96,7 +94,7 @@ class Supervisor:
         self._code = 0
         run = self._config.data_dir / "run"
         run.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._ends = EndsFile(run / "ends")
+        self._registrar = Registrar(EndsFile(run / "ends"))
         self._drain = Drain(run / "draining")
         handed_over = os.environ.pop(HANDED_OVER, None)
         self._listener = self._take_over(json.loads(handed_over)) if handed_over else open_listener(self._config.server)
@@ -122,6 +120,11 @@ class Supervisor:
                 self._reload()
         else:
             self._drain.end()
+            if os.getpid() == 1 and self._config.executor.on_stop == "keep":
+                logger.warning(
+                    "process 1 of a container takes its jobs along when it ends;"
+                    " [executor] on_stop = kill gives them the time to end themselves"
+                )
             for name in (EXECUTOR, WEB):
                 self._start(name)
         self._reap()  # who ended while there was no handler
@@ -219,37 +222,10 @@ class Supervisor:
         while info := _peek():
             child = self._children.pop(info.si_pid, None)
             if child is None:
-                self._record(info)
+                self._registrar.record_end(info)
             os.waitpid(info.si_pid, 0)
             if child is not None:
                 self._ended(child, info)
-
-    def _record(self, info: os.waitid_result) -> None:
-        stat = read_stat(info.si_pid)
-        if stat is None or stat.session != info.si_pid:
-            return  # only the leader of a session can be a job
-        status = info.si_status << 8 if info.si_code == os.CLD_EXITED else info.si_status
-        self._write(End(info.si_pid, stat.start_ticks, status))
-
-    def _note_orphans(self) -> None:
-        """Write down whose the jobs are that have become our children, as long as their environment tells.
-
-        The executor may have died before it could write down the last ones itself.
-        """
-        for pid in list_children(os.getpid()) or ():
-            stat = read_stat(pid)
-            if pid in self._children or stat is None or stat.session != pid or stat.is_zombie:
-                continue
-            for variable in read_environ(pid):
-                name, _, job_id = variable.decode(errors="replace").partition("=")
-                if name == COOKIE:
-                    self._write(Orphan(pid, stat.start_ticks, job_id))
-
-    def _write(self, line: End | Orphan) -> None:
-        try:
-            self._ends.append(line)
-        except OSError as error:
-            logger.warning("can't write down what became of process %d: %s", line.pid, error)
 
     def _ended(self, child: Child, info: os.waitid_result) -> None:
         if child.ready_fd is not None:
@@ -258,7 +234,7 @@ class Supervisor:
         if child.is_leaving:
             return
         if child.name == EXECUTOR:
-            self._note_orphans()
+            self._registrar.record_orphans(but=self._children)
         if child.name == EXECUTOR and info.si_code == os.CLD_EXITED and info.si_status == DRAINED:
             self._stop("drained: the last job has ended")
         elif not self._was_up:
