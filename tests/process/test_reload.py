@@ -1,6 +1,7 @@
 """New code and new settings without an end of the service, and the end that a drain is."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.conftest import StartService
-from tests.factories import is_dead
+from tests.factories import children_of, is_dead
 from tests.process.running import is_alive
 from tests.process.serving import (
     GATED,
@@ -25,7 +27,7 @@ from tests.process.serving import (
     scratch,
     submissions,
 )
-from tests.service import ROOT, Service, eventually
+from tests.service import ROOT, Service, eventually, free_port
 
 
 def test_a_reload_replaces_all_processes_and_disturbs_nobody(start_service: StartService) -> None:
@@ -73,6 +75,52 @@ def test_a_reload_takes_new_settings(start_service: StartService, tmp_path: Path
     os.kill(service.pid, signal.SIGHUP)
     assert eventually(lambda: "not reloaded, all goes on as before" in service.log.read_text())
     assert service.run(command="true", timeout=200)["state"] == "succeeded"
+
+
+def test_a_reload_whose_processes_fail_changes_nothing_and_can_be_tried_again(tmp_path: Path) -> None:
+    for part in ("jobrunner", "migrations"):
+        shutil.copytree(ROOT / part, tmp_path / "code" / part, ignore=shutil.ignore_patterns("__pycache__"))
+    settings, code = tmp_path / "jobrunner.ini", tmp_path / "code" / "jobrunner" / "gunicorn_conf.py"
+    command = (sys.executable, "-m", "jobrunner", "--config", str(settings), "serve")
+    service = Service(tmp_path / "data", command=command)
+    del service.environment["JOBRUNNER_SERVER_PORT"]
+    other = f"http://127.0.0.1:{free_port()}"
+    settings.write_text(f"[server]\nport = {service.port}\n")
+    environ = {**service.environment, "PYTHONPATH": str(tmp_path / "code")}
+    with service.log.open("ab") as log:
+        service.process = subprocess.Popen(command, cwd=tmp_path / "code", env=environ, stdout=log, stderr=log)
+    try:
+        assert eventually(lambda: is_ready(service.url), within=30), service.log.read_text()
+        service.http.headers["Authorization"] = f"Bearer {service.token}"
+        assert service.run(command="true")["state"] == "succeeded"  # all are up: before that a failure is the end
+        before = children_of(service.pid)
+        whole = code.read_text()
+        code.write_text("raise RuntimeError('this code is of no use')\n")
+        settings.write_text(f"[server]\nport = {other.rpartition(':')[2]}\n")
+
+        os.kill(service.pid, signal.SIGHUP)
+
+        assert eventually(lambda: "not reloaded, all goes on as before" in service.log.read_text(), within=30)
+        assert eventually(lambda: children_of(service.pid) == before)
+        assert is_ready(service.url)
+        assert not is_ready(other)
+
+        code.write_text(whole)
+        os.kill(service.pid, signal.SIGHUP)
+        assert eventually(lambda: "supervisor took over" in service.log.read_text(), within=20)
+        assert is_ready(other)
+        assert not is_ready(service.url)
+    finally:
+        service.http.close()
+        if service.process.poll() is None:
+            assert service.stop() == 0, service.log.read_text()
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/readyz", timeout=5).ok
+    except requests.RequestException:
+        return False
 
 
 def test_a_request_in_flight_is_answered_by_the_worker_that_leaves(start_service: StartService) -> None:
@@ -124,35 +172,3 @@ def test_a_drain_runs_what_is_there_and_ends_with_the_last(start_service: StartS
     again = start_service(data_dir=service.data_dir)
     assert [again.get(f"/v1/jobs/{job['id']}").json()["exit_code"] for job in (running, queued)] == [3, 4]
     assert again.run(command="true")["state"] == "succeeded"
-
-
-# ── what is told to systemd ──
-
-
-def test_systemd_is_told_what_happens(start_service: StartService, tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox:
-        inbox.bind(str(tmp_path / "notify"))
-        inbox.settimeout(20)
-        service = Service(tmp_path / "data")
-        environ = {**service.environment, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
-        with service.log.open("ab") as log:
-            started = subprocess.Popen(service.command, cwd=ROOT, env=environ, stdout=log, stderr=log)
-
-        def hear(word: str) -> None:
-            while word not in inbox.recv(4096).decode().splitlines():
-                pass
-
-        try:
-            hear("READY=1")
-            assert service.get("/readyz").ok
-            hear("WATCHDOG=1")
-            started.send_signal(signal.SIGHUP)
-            hear("RELOADING=1")
-            hear("READY=1")
-            started.terminate()
-            hear("STOPPING=1")
-            assert started.wait(15) == 0
-        finally:
-            started.kill()
-            started.wait()
-            service.http.close()
