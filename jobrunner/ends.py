@@ -1,11 +1,15 @@
 """How orphaned jobs ended: written by the supervisor, who reaps them, and read by the executor, who adopted them."""
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from jobrunner.proc import boot_id
+from jobrunner.domain.spec import COOKIE
+from jobrunner.proc import boot_id, list_children, read_environ, read_stat
+
+logger = logging.getLogger("jobrunner.supervisor")
 
 MOST_BYTES = 1 << 20
 """The file is cut to its newer half when it gets longer: some 15,000 jobs."""
@@ -91,3 +95,41 @@ class EndsFile:
         new.write_bytes(newer)
         new.chmod(0o600)
         new.rename(self._path)
+
+
+class Registrar:
+    """Writes down what becomes of our children that were an executor's before."""
+
+    def __init__(self, file: EndsFile) -> None:
+        self._file = file
+
+    def record_end(self, info: os.waitid_result) -> None:
+        """Write down how one has ended that was not reaped yet."""
+        stat = read_stat(info.si_pid)
+        if stat is None or stat.session != info.si_pid:
+            return  # only the leader of a session can be a job
+        status = info.si_status << 8 if info.si_code == os.CLD_EXITED else info.si_status
+        self._append(End(info.si_pid, stat.start_ticks, status))
+
+    def record_orphans(self, *, but: Container[int]) -> None:
+        """Write down whose the jobs are that have become our children, as long as their environment tells.
+
+        The executor may have died before it could write down the last ones itself.
+
+        Args:
+            but: those that are ours from the start.
+        """
+        for pid in list_children(os.getpid()) or ():
+            stat = read_stat(pid)
+            if pid in but or stat is None or stat.session != pid or stat.is_zombie:
+                continue
+            for variable in read_environ(pid):
+                name, _, job_id = variable.decode(errors="replace").partition("=")
+                if name == COOKIE:
+                    self._append(Orphan(pid, stat.start_ticks, job_id))
+
+    def _append(self, line: End | Orphan) -> None:
+        try:
+            self._file.append(line)
+        except OSError as error:
+            logger.warning("can't write down what became of process %d: %s", line.pid, error)

@@ -34,8 +34,12 @@ graceful_timeout = int(
 # gunicorn would open one in the home directory, the same for two instances,
 # through which anybody of this user can change the number of workers.
 control_socket_disable = True
-# The heartbeat of a worker is a file it touches: not on a disk.
-worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112, S108 gunicorn wants a str
+# The heartbeat of a worker is a file it touches: not on a disk, if that can be
+# helped. In a container the data directory may be all that can be written to.
+worker_tmp_dir = next(
+    (place for place in ("/dev/shm", "/tmp", str(_config.data_dir / "run")) if os.access(place, os.W_OK | os.X_OK)),  # noqa: S108
+    None,
+)
 limit_request_line = 8190
 logconfig_dict = logging_config(_config.logging.format, _config.logging.level)
 

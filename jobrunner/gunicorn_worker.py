@@ -138,8 +138,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         super().handle_exit(sig, frame)
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Take part in accepting, or not; the loop asks on each turn."""
+        """Take part in accepting, or not; the loop asks on each turn, and at last when it stops."""
         super().set_accept_enabled(enabled and not self._is_stalled())
+        if not enabled and not self.alive:
+            # Requests may take a while to be answered; whoever starts the service anew must be able to listen.
+            for listener in self.sockets:
+                listener.close()
 
     def _is_stalled(self) -> bool:
         now = time.monotonic()

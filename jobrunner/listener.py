@@ -13,14 +13,19 @@ BACKLOG = 2048
 """Connections that wait while nobody accepts; the kernel's net.core.somaxconn is the ceiling."""
 
 
+def is_given() -> bool:
+    """Tell whether systemd has opened the socket for us: sd_listen_fds(3)."""
+    return os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS", "0") != "0"
+
+
 def open_listener(server: Server) -> socket.socket:
-    """Listen where the settings say, or take the socket that systemd has opened for us (sd_listen_fds(3)).
+    """Listen where the settings say, or take the socket that was given to us.
 
     Raises:
         OSError: with where, as its filename.
     """
-    if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS", "0") != "0":
-        return socket.socket(fileno=3)
+    if is_given():
+        return _take_given()
     try:
         listener = _open_unix(server.unix_socket) if server.unix_socket else _open_tcp(server.host, server.port)
     except OSError as error:
@@ -31,11 +36,23 @@ def open_listener(server: Server) -> socket.socket:
 
 
 def close_listener(listener: socket.socket) -> None:
-    """Stop listening; remove the socket's file if it has one."""
-    if listener.family == socket.AF_UNIX:
+    """Stop listening; remove the socket's file if it has one, unless systemd goes on listening there."""
+    if listener.family == socket.AF_UNIX and not is_given():
         with suppress(OSError):
             Path(listener.getsockname()).unlink()
     listener.close()
+
+
+def _take_given() -> socket.socket:
+    try:
+        listener = socket.socket(fileno=3)
+        if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    except OSError as error:
+        what = "the socket unit has given us no listening socket (it needs ListenStream= and Accept=no)"
+        raise OSError(error.errno, f"{what}: {error.strerror}") from None
+    listener.set_inheritable(False)
+    return listener
 
 
 def _open_tcp(host: str, port: int) -> socket.socket:

@@ -18,12 +18,12 @@ class Notifier:
         self.watchdog_seconds = int(usec) / 2_000_000 if usec.isdecimal() and is_ours and self._address else None
         """How often to say `watchdog`; None: nobody listens for it."""
 
-    def ready(self) -> None:
-        """We serve."""
-        self._send("READY=1", "STATUS=serving")
+    def ready(self, status: str = "serving") -> None:
+        """We serve, again or still; what we do in a line."""
+        self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        """We take new settings and new code; `ready` follows."""
+        """We try to take new settings and new code; `ready` follows, whatever comes of it."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=reloading")
 
     def stopping(self) -> None:

@@ -18,13 +18,11 @@ from dataclasses import dataclass
 
 from jobrunner.config import Config
 from jobrunner.domain.errors import ConfigError
-from jobrunner.domain.spec import COOKIE
 from jobrunner.drain import Drain
-from jobrunner.ends import End, EndsFile, Orphan
-from jobrunner.listener import close_listener, open_listener
+from jobrunner.ends import EndsFile, Registrar
+from jobrunner.listener import close_listener, is_given, open_listener
 from jobrunner.notify import Notifier
 from jobrunner.parent import PARENT, READY, READY_FD, become_subreaper
-from jobrunner.proc import list_children, read_environ, read_stat
 
 logger = logging.getLogger("jobrunner.supervisor")
 
@@ -96,11 +94,12 @@ class Supervisor:
         self._code = 0
         run = self._config.data_dir / "run"
         run.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._ends = EndsFile(run / "ends")
+        self._registrar = Registrar(EndsFile(run / "ends"))
         self._drain = Drain(run / "draining")
         handed_over = os.environ.pop(HANDED_OVER, None)
         self._listener = self._take_over(json.loads(handed_over)) if handed_over else open_listener(self._config.server)
-        self._old_listener: socket.socket | None = None
+        self._before = (self._config, self._listener)
+        """What counted before a reload, and does again if it fails."""
 
     # ── the loop ──
 
@@ -121,6 +120,11 @@ class Supervisor:
             if self._reload_again:
                 self._reload()
         else:
+            if os.getpid() == 1 and self._config.executor.on_stop == "keep":
+                logger.warning(
+                    "process 1 of a container takes its jobs along when it ends;"
+                    " [executor] on_stop = kill gives them the time to end themselves"
+                )
             self._drain.end()
             for name in (EXECUTOR, WEB):
                 self._start(name)
@@ -219,37 +223,10 @@ class Supervisor:
         while info := _peek():
             child = self._children.pop(info.si_pid, None)
             if child is None:
-                self._record(info)
+                self._registrar.record_end(info)
             os.waitpid(info.si_pid, 0)
             if child is not None:
                 self._ended(child, info)
-
-    def _record(self, info: os.waitid_result) -> None:
-        stat = read_stat(info.si_pid)
-        if stat is None or stat.session != info.si_pid:
-            return  # only the leader of a session can be a job
-        status = info.si_status << 8 if info.si_code == os.CLD_EXITED else info.si_status
-        self._write(End(info.si_pid, stat.start_ticks, status))
-
-    def _note_orphans(self) -> None:
-        """Write down whose the jobs are that have become our children, as long as their environment tells.
-
-        The executor may have died before it could write down the last ones itself.
-        """
-        for pid in list_children(os.getpid()) or ():
-            stat = read_stat(pid)
-            if pid in self._children or stat is None or stat.session != pid or stat.is_zombie:
-                continue
-            for variable in read_environ(pid):
-                name, _, job_id = variable.decode(errors="replace").partition("=")
-                if name == COOKIE:
-                    self._write(Orphan(pid, stat.start_ticks, job_id))
-
-    def _write(self, line: End | Orphan) -> None:
-        try:
-            self._ends.append(line)
-        except OSError as error:
-            logger.warning("can't write down what became of process %d: %s", line.pid, error)
 
     def _ended(self, child: Child, info: os.waitid_result) -> None:
         if child.ready_fd is not None:
@@ -258,7 +235,7 @@ class Supervisor:
         if child.is_leaving:
             return
         if child.name == EXECUTOR:
-            self._note_orphans()
+            self._registrar.record_orphans(but=self._children)
         if child.name == EXECUTOR and info.si_code == os.CLD_EXITED and info.si_status == DRAINED:
             self._stop("drained: the last job has ended")
         elif not self._was_up:
@@ -312,21 +289,20 @@ class Supervisor:
             self._reload_again = True
             return
         self._reload_again = False
-        try:
-            config = self._load()
-            listener = self._listener
-            if (config.bind, config.data_dir) != (self._config.bind, self._config.data_dir):
-                if config.data_dir != self._config.data_dir:
-                    raise ConfigError(["[storage] data_dir can't be changed by a reload; stop the service"])
-                listener = open_listener(config.server)
-        except (ConfigError, OSError) as error:
-            logger.error("not reloaded, all goes on as before: %s", error)  # noqa: TRY400
-            return
         logger.info("reloading")
         self._notifier.reloading()
-        self._config = config
-        if listener is not self._listener:
-            self._old_listener, self._listener = self._listener, listener
+        try:
+            config = self._load()
+            if config.data_dir != self._config.data_dir:
+                raise ConfigError(["[storage] data_dir can't be changed by a reload; stop the service"])
+            listener = self._listener
+            if config.bind != self._config.bind and not is_given():
+                listener = open_listener(config.server)
+        except (ConfigError, OSError) as error:
+            self._not_reloaded(str(error))
+            return
+        self._before = (self._config, self._listener)
+        self._config, self._listener = config, listener
         self._restart_at.clear()
         self._reload_until = time.monotonic() + BOOT_SECONDS
         for name in (EXECUTOR, WEB):
@@ -352,20 +328,26 @@ class Supervisor:
         if not any(child.is_leaving or child.ready_fd is not None for child in self._children.values()):
             self._execute_anew()
 
-    def _abandon_reload(self, why: str) -> None:
+    def _not_reloaded(self, why: str) -> None:
         logger.error("not reloaded, all goes on as before: %s", why)
+        if self._was_up:
+            self._notifier.ready("serving; not reloaded, the log says why")
+
+    def _abandon_reload(self, why: str) -> None:
+        self._not_reloaded(why)
         self._reload_until = None
         staying = [child for child in self._children.values() if not child.is_leaving]
         oldest = {child.name: child for child in reversed(staying)}
         self._send(signal.SIGTERM, [child for child in staying if child is not oldest[child.name]])
-        if self._old_listener is not None:
-            self._listener, self._old_listener = self._old_listener, None
-        self._notifier.ready()
+        failed = self._listener
+        self._config, self._listener = self._before
+        if failed is not self._listener:
+            close_listener(failed)
 
     def _execute_anew(self) -> None:
         """Go on as the program that is on the disk now, with the same pid and the same children: execve(2)."""
-        if self._old_listener is not None:
-            close_listener(self._old_listener)
+        if self._before[1] is not self._listener:
+            close_listener(self._before[1])
         state = {
             "listener": self._listener.fileno(),
             "children": {child.name: child.pid for child in self._children.values()},

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -16,6 +16,11 @@ from tests.service import Service, eventually
 
 StartService = Callable[..., Service]
 Mount = Callable[..., Path]
+
+
+def miss(what: str) -> NoReturn:
+    """Skip a test for want of something; in CI nothing may be wanting."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(what)
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +62,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 def mount(tmp_path: Path) -> Iterator[Mount]:
     """Mount file systems: ``mount("-t", "tmpfs", "-o", "size=1m", "tmpfs")`` returns where."""
     if os.geteuid() != 0:
-        reason = "only root can mount file systems"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+        miss("only root can mount file systems")
     with ExitStack() as mounted:
 
         def make(*arguments: str) -> Path:

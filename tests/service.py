@@ -121,7 +121,8 @@ class Service:
         own = [
             pid for pid in self.processes() if b"gunicorn" in _command_line(pid) or b"jobrunner" in _command_line(pid)
         ]
-        self.process.send_signal(number)
+        if self.process.poll() is None:
+            os.kill(self.pid, number)
         try:
             code = self.process.wait(within)
         finally:

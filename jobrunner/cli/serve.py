@@ -44,7 +44,9 @@ def _read_config(ctx: click.Context) -> Config:
             time.sleep(1)
 
 
-_NOT_FOR_CHILDREN = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", HANDED_OVER}
+_NOT_FOR_CHILDREN = {
+    *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", HANDED_OVER)
+}
 
 
 @click.command(hidden=True)
