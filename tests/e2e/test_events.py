@@ -3,8 +3,8 @@
 import base64
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from http.client import HTTPConnection, HTTPResponse
+from contextlib import contextmanager
+from http.client import HTTPResponse
 from typing import Any, NamedTuple
 
 import pytest
@@ -37,13 +37,11 @@ def listening(
     service: Service, job: dict[str, Any], *, last: str | None = None, url: str | None = None
 ) -> Iterator[HTTPResponse]:
     """Open the events of a job, with the token, or with a URL that needs none."""
-    with closing(HTTPConnection("127.0.0.1", service.port, timeout=30)) as connection:
-        headers = {} if url else {"Authorization": f"Bearer {service.token}"}
-        if last is not None:
-            headers["Last-Event-ID"] = last
-        connection.request("GET", url or f"/v1/jobs/{job['id']}/events", headers=headers)
-        with connection.getresponse() as response:
-            yield response
+    headers = {} if url else {"Authorization": f"Bearer {service.token}"}
+    if last is not None:
+        headers["Last-Event-ID"] = last
+    with service.stream(url or f"/v1/jobs/{job['id']}/events", headers) as response:
+        yield response
 
 
 def read_events(response: HTTPResponse) -> Iterator[Event]:
