@@ -165,6 +165,13 @@ class Table:
             print(f"{name:{width}} {statistics.median(values):10.3f} {min(values):10.3f} {max(values):10.3f}")
 
 
+def describe_machine() -> str:
+    """Return what figures depend on, as a line."""
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+    )
+
+
 def measure_jobs(service: Service, table: Table, seconds: float) -> None:
     loop = spawn_rate(seconds / 2)
     request = service.request("POST", "/v1/jobs", TRUE, Prefer="wait=10")
@@ -242,9 +249,7 @@ def main() -> None:
             rate, worst = commits_of_four(data_dir, seconds)
             table.add("durable commits by 4 processes, /s", rate)
             table.add("durable commits by 4 processes, worst ms", worst)
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
-    )
+    print(describe_machine())
     table.print()
     for name, size in memory.items():
         print(f"  {name}: {size / 2**20:.1f} MiB")

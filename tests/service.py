@@ -6,7 +6,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,16 @@ class Service:
     def post(self, path: str, body: Any = None, **arguments: Any) -> requests.Response:
         """POST a JSON body, if there is one."""
         return self.request("POST", path, **({} if body is None else {"json": body}), **arguments)
+
+    @contextmanager
+    def stream(self, path: str, headers: Mapping[str, str] | None = None) -> Iterator[HTTPResponse]:
+        """GET on a connection of its own, to read the answer as it comes; headers None: the token."""
+        if headers is None:
+            headers = {"Authorization": f"Bearer {self.token}"}
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
+            connection.request("GET", path, headers=dict(headers))
+            with connection.getresponse() as response:
+                yield response
 
     def submit(self, **body: Any) -> dict[str, Any]:
         """Submit a job; return its document."""

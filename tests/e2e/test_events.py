@@ -3,16 +3,18 @@
 import base64
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from http.client import HTTPConnection, HTTPResponse
+from contextlib import contextmanager
+from http.client import HTTPResponse
 from typing import Any, NamedTuple
 
 import pytest
+import requests
+from requests_sse import EventSource, InvalidStatusCodeError
 
 from tests.conftest import StartService
 from tests.e2e.checks import check_job, check_problem
 from tests.e2e.test_cli import jobrunner
-from tests.e2e.test_follow import step, until
+from tests.e2e.test_follow import kill_workers, step, until
 from tests.service import Service, eventually
 
 
@@ -37,13 +39,11 @@ def listening(
     service: Service, job: dict[str, Any], *, last: str | None = None, url: str | None = None
 ) -> Iterator[HTTPResponse]:
     """Open the events of a job, with the token, or with a URL that needs none."""
-    with closing(HTTPConnection("127.0.0.1", service.port, timeout=30)) as connection:
-        headers = {} if url else {"Authorization": f"Bearer {service.token}"}
-        if last is not None:
-            headers["Last-Event-ID"] = last
-        connection.request("GET", url or f"/v1/jobs/{job['id']}/events", headers=headers)
-        with connection.getresponse() as response:
-            yield response
+    headers = {} if url else {"Authorization": f"Bearer {service.token}"}
+    if last is not None:
+        headers["Last-Event-ID"] = last
+    with service.stream(url or f"/v1/jobs/{job['id']}/events", headers) as response:
+        yield response
 
 
 def read_events(response: HTTPResponse) -> Iterator[Event]:
@@ -188,3 +188,26 @@ def test_a_signed_url_is_worthless_when_its_token_was_revoked(start_service: Sta
             return response.status
 
     assert eventually(lambda: status() == 401)
+
+
+def test_a_client_of_others_goes_on_by_itself_when_the_worker_dies(start_service: StartService) -> None:
+    """With a parser that is not ours, and the reconnection that ``retry``, ``id`` and 204 are for."""
+    service = start_service({"server": {"workers": 1}})
+    job = service.submit(command=f"echo öne; {until('go')}; echo two; exit 3")
+    heard = []
+    with requests.Session() as session:
+        session.trust_env = False
+        with EventSource(service.url + signed(service, job), session=session, timeout=30) as source:
+            for event in source:
+                heard.append((event.type, json.loads(event.data or "")))
+                if heard[-1] == ("stdout", {"offset": 0, "text": "öne\n"}):
+                    kill_workers(service)
+                    step(service, job, "go")
+                if event.type == "end":
+                    break
+            with pytest.raises(InvalidStatusCodeError) as refused:
+                next(source)
+
+    assert refused.value.status_code == 204
+    assert [data["text"] for name, data in heard if name == "stdout"] == ["öne\n", "two\n"]
+    assert (heard[-1][0], heard[-1][1]["exit_code"]) == ("end", 3)

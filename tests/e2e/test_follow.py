@@ -6,7 +6,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from http.client import HTTPConnection, HTTPResponse, IncompleteRead
+from http.client import HTTPResponse, IncompleteRead
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,9 @@ def pieces() -> bytes:
 @contextmanager
 def followed(service: Service, job: dict[str, Any], query: str = "", stream: str = "stdout") -> Iterator[HTTPResponse]:
     """Follow a stream on a connection of its own."""
-    with closing(HTTPConnection("127.0.0.1", service.port, timeout=30)) as connection:
-        headers = {"Authorization": f"Bearer {service.token}"}
-        connection.request("GET", f"/v1/jobs/{job['id']}/{stream}?follow=true{query}", headers=headers)
-        with connection.getresponse() as response:
-            assert response.status == 200, response.read()
-            yield response
+    with service.stream(f"/v1/jobs/{job['id']}/{stream}?follow=true{query}") as response:
+        assert response.status == 200, response.read()
+        yield response
 
 
 def step(service: Service, job: dict[str, Any], name: str) -> None:
@@ -175,6 +172,13 @@ def _command_line(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
+def kill_workers(service: Service) -> None:
+    """Kill those who answer requests; others take their place."""
+    master = next(pid for pid in children_of(service.pid) if b"web" in _command_line(pid))
+    for worker in children_of(master):
+        os.kill(worker, signal.SIGKILL)
+
+
 def read_until_broken(response: HTTPResponse, most: int) -> bytes:
     """Read so many bytes, or up to where the connection breaks."""
     found = b""
@@ -197,9 +201,7 @@ def test_a_stream_that_broke_off_is_resumed_at_the_exact_byte(start_service: Sta
         with followed(service, job, f"&offset={len(found)}") as response:
             found += read_until_broken(response, 40_000 if breaks < 6 else len(expected))
             if killed == "worker" and breaks < 3:
-                master = next(pid for pid in children_of(service.pid) if b"web" in _command_line(pid))
-                for worker in children_of(master):
-                    os.kill(worker, signal.SIGKILL)
+                kill_workers(service)
                 found += read_until_broken(response, len(expected))
                 service.http.close()  # its connection has died with the worker
             breaks += 1
