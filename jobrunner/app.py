@@ -79,7 +79,7 @@ class House:
     @cached_property
     def spool(self) -> Spool:
         """The directories of jobs."""
-        return Spool(self.data_dir)
+        return Spool(self.data_dir, keep_scratch=self.config.storage.keep_scratch)
 
     @cached_property
     def hints(self) -> Hints:
@@ -182,7 +182,7 @@ class House:
         """Retention."""
         from jobrunner.service.gc import GcService
 
-        return GcService(self.database, self.spool, utc_now, keep_scratch=self.config.storage.keep_scratch)
+        return GcService(self.database, self.spool, utc_now)
 
     def prepare(self) -> None:
         """Make the data directory, bring the schema up to date, make the first token. Safe to call twice at once.
@@ -234,7 +234,6 @@ class House:
             environment={"PATH": DEFAULT_PATH, **inherited, **self.config.environment},
             kill_leftovers=settings.kill_leftovers,
             output=self.config.output,
-            keep_scratch=self.config.storage.keep_scratch,
             orphans=Orphans() if owns_process else None,
             ends=EndsFile(self.data_dir / "run" / "ends"),
             groups=groups,

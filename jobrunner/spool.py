@@ -80,10 +80,15 @@ class Spool:
     """All directories of jobs. Paths are made of the ids of the server only, never of what a client sent.
 
     Every method may raise `OSError`: the system's words are what people need to see.
+
+    Args:
+        data_dir: what they are in.
+        keep_scratch: ended jobs keep their scratch directories until they are purged.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, keep_scratch: bool = True) -> None:
         self._root = f"{data_dir}/jobs"
+        self.keeps_scratch = keep_scratch
 
     def path(self, job_id: str) -> str:
         """Return the directory of a job. The last two digits of a UUIDv7 are random, so they spread."""
@@ -222,17 +227,18 @@ class Spool:
         os.close(fd)
         return None
 
-    def disk_bytes(self, job_id: str, *, scratch: bool = True) -> int:
-        """Return the disk blocks that the directory holds, in bytes; those of the scratch directory only if asked."""
-        return disk_bytes(self.path(job_id), besides=None if scratch else "scratch")
+    def disk_bytes(self, job_id: str) -> int:
+        """Return the disk blocks that the directory holds, in bytes, without what the job does not keep."""
+        return disk_bytes(self.path(job_id), besides=None if self.keeps_scratch else "scratch")
 
     def has_scratch(self, job_id: str) -> bool:
         """Tell whether there is a scratch directory, or something in its place."""
         return os.path.lexists(self.scratch(job_id))
 
-    def remove_scratch(self, job_id: str) -> None:
-        """Remove the working directory of a job, if there is one."""
-        remove_tree(self.scratch(job_id))
+    def clear_away(self, job_id: str) -> None:
+        """Remove what an ended job does not keep, if it is there."""
+        if not self.keeps_scratch:
+            remove_tree(self.scratch(job_id))
 
     def remove(self, job_id: str) -> None:
         """Remove the directory of a job, if there is one."""

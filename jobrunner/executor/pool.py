@@ -56,7 +56,6 @@ class Executor:
         environment: the base environment of jobs.
         kill_leftovers: whether to end what an ended job has left behind.
         output: how much is kept of what jobs write.
-        keep_scratch: whether an ended job keeps its scratch directory.
         orphans: what jobs may have left behind, where the whole process is ours; None: it is not.
         ends: what the supervisor has written down of orphans.
         groups: control groups for jobs; None: there are none.
@@ -75,7 +74,6 @@ class Executor:
         environment: dict[str, str],
         kill_leftovers: bool,
         output: Output,
-        keep_scratch: bool,
         orphans: Orphans | None,
         ends: EndsFile,
         groups: ControlGroups | None,
@@ -103,7 +101,6 @@ class Executor:
             environment=environment,
             kill_leftovers=kill_leftovers,
             output=output,
-            keep_scratch=keep_scratch,
             orphans=orphans,
             ends=ends,
             groups=groups,
@@ -323,7 +320,7 @@ class Executor:
 
         def may_claim() -> bool:
             # The next job's time would run while this one's files are removed: it is claimed after that.
-            return not self._stopping and self._around.keep_scratch and self._slots.may_go_on()
+            return not self._stopping and self._around.spool.keeps_scratch and self._slots.may_go_on()
 
         written = self._ledger.finish(run.job.number, end, may_claim)
         if written is None:
@@ -335,8 +332,15 @@ class Executor:
             self._hints.job_ended(run.job.id)
         run.release()
         if ended:
-            run.clear_away()
+            self._clear_away(run.job.id)
         return following
+
+    def _clear_away(self, job_id: str) -> None:
+        """Remove what an ended job does not keep. What can't be removed is left to gc."""
+        try:
+            self._around.spool.clear_away(job_id)
+        except OSError as error:
+            logger.warning("can't remove the job's scratch directory, gc will try again: %s", error)
 
     def _requeue(self, run: Run) -> None:
         """Put a job back for which no process was made."""

@@ -45,7 +45,6 @@ class Surroundings:
         environment: the base environment of jobs.
         kill_leftovers: whether to end what an ended job has left behind.
         output: how much is kept of what jobs write.
-        keep_scratch: whether an ended job keeps its scratch directory.
         orphans: what jobs may have left behind; None: to be searched for each time.
         ends: what the supervisor has written down of orphans.
         groups: control groups for jobs; None: there are none.
@@ -56,7 +55,6 @@ class Surroundings:
     environment: Mapping[str, str]
     kill_leftovers: bool
     output: Output
-    keep_scratch: bool
     orphans: Orphans | None
     ends: EndsFile
     groups: ControlGroups | None
@@ -191,14 +189,6 @@ class Run:
         if self._around.groups is not None:
             self._around.groups.remove(self.job.id)
         self._close()
-
-    def clear_away(self) -> None:
-        """Remove the scratch directory, if an ended job keeps none. What can't be removed is left to gc."""
-        if not self._around.keep_scratch:
-            try:
-                self._around.spool.remove_scratch(self.job.id)
-            except OSError as error:
-                logger.warning("can't remove the job's scratch directory, gc will try again: %s", error)
 
     def leave(self) -> None:
         """Give the descriptors back, but leave the process to whoever comes next."""
@@ -389,7 +379,7 @@ class Run:
             signals=tuple(self._ending.signals),
             stdout_bytes=_measure(lambda: spool.size(job_id, Stream.STDOUT)),
             stderr_bytes=_measure(lambda: spool.size(job_id, Stream.STDERR)),
-            disk_bytes=_measure(lambda: spool.disk_bytes(job_id, scratch=self._around.keep_scratch)),
+            disk_bytes=_measure(lambda: spool.disk_bytes(job_id)),
         )
 
     def _finished_at(self) -> datetime:

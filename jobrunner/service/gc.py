@@ -89,20 +89,15 @@ class _Scratch:
 
 
 class GcService:
-    """Purges ended jobs. Only one at a time should run in a data directory; its caller holds the lock.
+    """Purges ended jobs. Only one at a time should run in a data directory; its caller holds the lock."""
 
-    Args:
-        keep_scratch: ended jobs keep their scratch directories until they are purged.
-    """
-
-    def __init__(self, database: Database, spool: Spool, now: Now, *, keep_scratch: bool) -> None:
+    def __init__(self, database: Database, spool: Spool, now: Now) -> None:
         self._database = database
         self._spool = spool
         self._now = now
-        self._keep_scratch = keep_scratch
 
     def run(self, limits: Gc, *, dry_run: bool = False) -> Report:
-        """Purge what is beyond the limits, and directories that belong to no job.
+        """Purge what is beyond the limits, directories of no job, and what ended jobs do not keep.
 
         Jobs that have not ended are never touched. A directory that can't be
         removed stops nothing: the report names it.
@@ -115,7 +110,7 @@ class GcService:
             StorageError: it got as far as it got; running it again goes on.
         """
         failures: list[Failure] = []
-        scratches = [] if self._keep_scratch else self._find_scratches()
+        scratches = [] if self._spool.keeps_scratch else self._find_scratches()
         if not dry_run:
             failures += self._clear(scratches)
         left = {failure.where for failure in failures}
@@ -135,7 +130,7 @@ class GcService:
     def _find_scratches(self) -> list[_Scratch]:
         """Find scratch directories of ended jobs: an executor was told to keep them, or died, or could not."""
         return [
-            _Scratch(job.number, job.id, self._spool.disk_bytes(job.id, scratch=False))
+            _Scratch(job.number, job.id, self._spool.disk_bytes(job.id))
             for job in self._ended_jobs()
             if self._spool.has_scratch(job.id)
         ]
@@ -148,7 +143,7 @@ class GcService:
             # Before they are gone: a crash in between leaves directories, which the next run finds.
             sizes = {scratch.number: scratch.disk_bytes for scratch in batch}
             self._database.insist(partial(store.set_disk_bytes, sizes=sizes))
-            failures += _remove(self._spool.remove_scratch, [scratch.id for scratch in batch])
+            failures += _remove(self._spool.clear_away, [scratch.id for scratch in batch])
         return failures
 
     def _judge(self, limits: Gc, sizes: Mapping[int, int]) -> tuple[int, list[Purge]]:

@@ -34,7 +34,7 @@ def spool(data_dir: Path) -> Spool:
 @pytest.fixture
 def gc(database: Database, spool: Spool) -> GcService:
     """Retention, at the second 1000 of the tests' clock."""
-    return GcService(database, spool, lambda: NOW, keep_scratch=True)
+    return GcService(database, spool, lambda: NOW)
 
 
 def limits(**values: Any) -> Gc:
@@ -223,17 +223,17 @@ def test_a_dry_run_tells_the_same_and_changes_nothing(gc: GcService, database: D
 class StickySpool(Spool):
     """Some directories of which can't be removed."""
 
-    def __init__(self, data_dir: Path) -> None:
-        super().__init__(data_dir)
+    def __init__(self, data_dir: Path, *, keep_scratch: bool = True) -> None:
+        super().__init__(data_dir, keep_scratch=keep_scratch)
         self.stuck: set[str] = set()
 
     def remove(self, job_id: str) -> None:
         self._check(job_id)
         super().remove(job_id)
 
-    def remove_scratch(self, job_id: str) -> None:
+    def clear_away(self, job_id: str) -> None:
         self._check(job_id)
-        super().remove_scratch(job_id)
+        super().clear_away(job_id)
 
     def _check(self, job_id: str) -> None:
         if job_id in self.stuck:
@@ -247,7 +247,7 @@ def test_a_directory_that_can_not_be_removed_stops_nothing(database: Database, d
     orphans = [make_directory(spool, age=7200) for _ in range(3)]
     spool.stuck = {jobs[1].id, orphans[1].name}
 
-    report = GcService(database, spool, lambda: NOW, keep_scratch=True).run(limits(keep=0))
+    report = GcService(database, spool, lambda: NOW).run(limits(keep=0))
 
     assert left(database) == []
     assert [directory.exists() for directory in [*directories, *orphans]] == [False, True, False] * 2
@@ -256,7 +256,7 @@ def test_a_directory_that_can_not_be_removed_stops_nothing(database: Database, d
     assert (len(report.purged), report.freed_bytes) == (3, 20)
 
     spool.stuck = set()
-    again = GcService(database, spool, lambda: NOW, keep_scratch=True).run(NOTHING)
+    again = GcService(database, spool, lambda: NOW).run(NOTHING)
 
     assert (set(again.orphans), again.failures) == ({jobs[1].id, orphans[1].name}, ())
 
@@ -277,9 +277,9 @@ def test_a_directory_that_can_not_be_looked_into_stops_nothing(gc: GcService, sp
 
 
 @pytest.fixture
-def clearing(database: Database, spool: Spool) -> GcService:
+def clearing(database: Database, data_dir: Path) -> GcService:
     """Retention where ended jobs keep no scratch directories."""
-    return GcService(database, spool, lambda: NOW, keep_scratch=False)
+    return GcService(database, Spool(data_dir, keep_scratch=False), lambda: NOW)
 
 
 def scratch(directory: Path) -> Path:
@@ -336,11 +336,11 @@ def test_more_scratch_directories_than_fit_into_a_transaction_are_removed(
 
 
 def test_a_scratch_directory_that_can_not_be_removed_stops_nothing(database: Database, data_dir: Path) -> None:
-    spool = StickySpool(data_dir)
+    spool = StickySpool(data_dir, keep_scratch=False)
     jobs = [add_ended(database) for _ in range(3)]
     directories = [make_directory(spool, job.id) for job in jobs]
     spool.stuck = {jobs[1].id}
-    gc = GcService(database, spool, lambda: NOW, keep_scratch=False)
+    gc = GcService(database, spool, lambda: NOW)
 
     report = gc.run(NOTHING)
 

@@ -184,7 +184,7 @@ def test_claims_take_the_queue_s_own_index(filled: Database) -> None:
 
 
 def test_gc_walks_through_ended_jobs_by_their_number_in_pages(filled: Database, data_dir: Any) -> None:
-    service = GcService(filled, Spool(data_dir), lambda: at(1000), keep_scratch=True)
+    service = GcService(filled, Spool(data_dir), lambda: at(1000))
     with recorded(filled) as statements:
         service.run(Gc(keep=1, max_age=1e9, max_bytes=1 << 40))
 

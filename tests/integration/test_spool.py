@@ -43,6 +43,12 @@ def spool(tmp_path: Path) -> Spool:
 
 
 @pytest.fixture
+def forgetful(spool: Spool, tmp_path: Path) -> Spool:
+    """The same where ended jobs keep no scratch directories."""
+    return Spool(tmp_path, keep_scratch=False)
+
+
+@pytest.fixture
 def path(tmp_path: Path) -> Path:
     """The directory of the job."""
     return tmp_path / "jobs" / "3f" / JOB
@@ -341,14 +347,14 @@ def test_a_deep_tree_can_be_removed(spool: Spool, deep: Path) -> None:
     assert not deep.exists()
 
 
-def test_a_tree_of_many_files_can_be_removed(spool: Spool, path: Path) -> None:
+def test_a_tree_of_many_files_can_be_removed(spool: Spool, forgetful: Spool, path: Path) -> None:
     spool.prepare(JOB, [])
     for number in range(10_000):
         os.close(os.open(path / "scratch" / str(number), os.O_CREAT))
 
     tracemalloc.start()
     try:
-        spool.remove_scratch(JOB)
+        forgetful.clear_away(JOB)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -357,7 +363,7 @@ def test_a_tree_of_many_files_can_be_removed(spool: Spool, path: Path) -> None:
     assert [entry.name for entry in path.iterdir()] == []
 
 
-def test_two_may_remove_the_same_tree_at_once(spool: Spool, path: Path) -> None:
+def test_two_may_remove_the_same_tree_at_once(spool: Spool, forgetful: Spool, path: Path) -> None:
     """gc and the executor do."""
     for files in (10, 900, 1500):
         spool.prepare(JOB, [])
@@ -366,7 +372,7 @@ def test_two_may_remove_the_same_tree_at_once(spool: Spool, path: Path) -> None:
             (path / "scratch" / f"{number % 30}" / f"{number}").touch()
 
         with ThreadPoolExecutor(4) as pool:
-            for done in [pool.submit(spool.remove_scratch, JOB) for _ in range(4)]:
+            for done in [pool.submit(forgetful.clear_away, JOB) for _ in range(4)]:
                 done.result()
 
         assert not spool.has_scratch(JOB)
@@ -375,7 +381,7 @@ def test_two_may_remove_the_same_tree_at_once(spool: Spool, path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["full", "empty"])
 def test_a_link_in_the_place_of_the_scratch_directory_goes_and_its_target_stays(
-    spool: Spool, path: Path, tmp_path: Path, target: str
+    spool: Spool, forgetful: Spool, path: Path, tmp_path: Path, target: str
 ) -> None:
     precious = tmp_path / "precious"
     (precious / "closed").mkdir(parents=True)
@@ -386,7 +392,7 @@ def test_a_link_in_the_place_of_the_scratch_directory_goes_and_its_target_stays(
     (path / "scratch").rmdir()
     (path / "scratch").symlink_to(precious)
 
-    spool.remove_scratch(JOB)
+    forgetful.clear_away(JOB)
 
     assert not spool.has_scratch(JOB)
     assert precious.is_dir()
@@ -433,11 +439,11 @@ def test_a_scratch_directory_that_a_job_has_closed_is_removed(for_everyone: Path
 import os
 from jobrunner.spool import Spool
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-spool = Spool({str(for_everyone)!r})
+spool = Spool({str(for_everyone)!r}, keep_scratch=False)
 spool.prepare({JOB!r}, [])
 os.mkdir(spool.scratch({JOB!r}) + "/in")
 os.chmod(spool.scratch({JOB!r}), 0)
-spool.remove_scratch({JOB!r})
+spool.clear_away({JOB!r})
 assert not spool.has_scratch({JOB!r})
 """)
 
@@ -478,15 +484,15 @@ def test_disk_space_is_counted_in_blocks_of_the_whole_tree(spool: Spool, path: P
     assert 100_000 <= spool.disk_bytes(JOB) - empty < 200_000
 
 
-def test_disk_space_is_counted_without_the_scratch_directory_if_asked(spool: Spool, path: Path) -> None:
+def test_a_scratch_directory_that_is_not_kept_does_not_count(spool: Spool, forgetful: Spool, path: Path) -> None:
     spool.prepare(JOB, [])
     write(spool, b"x" * 50_000)
     (path / "scratch" / "scratch").mkdir()
     (path / "scratch" / "big").write_bytes(b"x" * 100_000)
 
-    assert 50_000 <= spool.disk_bytes(JOB, scratch=False) < 90_000
-    before = spool.disk_bytes(JOB, scratch=False)
-    spool.remove_scratch(JOB)
+    assert 50_000 <= forgetful.disk_bytes(JOB) < 90_000
+    before = forgetful.disk_bytes(JOB)
+    forgetful.clear_away(JOB)
     assert spool.disk_bytes(JOB) == before
 
 

@@ -64,7 +64,6 @@ def make_executor(
         environment={"PATH": PATH},
         kill_leftovers=settings.kill_leftovers,
         output=house.config.output,
-        keep_scratch=house.config.storage.keep_scratch,
         orphans=None,
         drain=house.drain,
         ends=EndsFile(house.data_dir / "run" / "ends"),

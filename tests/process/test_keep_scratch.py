@@ -99,13 +99,13 @@ class WatchedSpool(Spool):
     """Notes how many jobs run when a scratch directory is about to be removed."""
 
     def __init__(self, house: House) -> None:
-        super().__init__(house.data_dir)
+        super().__init__(house.data_dir, keep_scratch=False)
         self.running: list[int] = []
         self._house = house
 
-    def remove_scratch(self, job_id: str) -> None:
+    def clear_away(self, job_id: str) -> None:
         self.running.append(count(self._house, JobState.RUNNING))
-        super().remove_scratch(job_id)
+        super().clear_away(job_id)
 
 
 def test_the_next_job_is_claimed_when_the_files_are_gone(new_house: NewHouse) -> None:
@@ -144,12 +144,12 @@ def test_what_a_job_puts_in_the_place_of_its_directory_is_removed_alone(house: H
 class StickySpool(Spool):
     """No scratch directory of which can be removed."""
 
-    def remove_scratch(self, job_id: str) -> None:
+    def clear_away(self, job_id: str) -> None:
         raise OSError(errno.EIO, "is stuck", self.scratch(job_id))
 
 
 def test_files_that_can_not_be_removed_hold_no_job_up(house: House, caplog: pytest.LogCaptureFixture) -> None:
-    vars(house)["spool"] = StickySpool(house.data_dir)
+    vars(house)["spool"] = StickySpool(house.data_dir, keep_scratch=False)
     jobs = [make_job(house, shell("touch file")) for _ in range(3)]
 
     with running_executor(house):
