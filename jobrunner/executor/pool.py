@@ -8,7 +8,7 @@ wake the first; without them it looks every `TICK` seconds.
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import partial
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from jobrunner.domain.errors import StorageError
 from jobrunner.domain.exitstatus import signal_name
 from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError, SentSignal
 from jobrunner.domain.spec import Input
+from jobrunner.domain.states import JobState
 from jobrunner.drain import Drain
 from jobrunner.ends import EndsFile
 from jobrunner.executor.run import NeverStarted, Run, Surroundings
@@ -90,6 +91,7 @@ class Executor:
         self._slots = Slots(max_running)
         self._threads = Threads(self._give_slot)
         self._runs: dict[int, Run] = {}
+        self._canceled: Set[int] = frozenset()  # as last seen
         self._postponed: list[tuple[Job, Callable[[Run], JobEnd | None]]] = []
         self._stopping = False
         self._inbox: Inbox | None = None
@@ -207,6 +209,7 @@ class Executor:
         with self._database.read() as connection:
             requests = store.list_cancel_requests(connection)
             signals = store.list_signals(connection)
+        self._canceled = requests.keys()
         for number, request in requests.items():
             if run := self._runs.get(number):
                 run.cancel(request)
@@ -295,14 +298,15 @@ class Executor:
         """Run a job to its end; return the next one for this slot, claimed in the same transaction."""
         log.JOB.set(run.job.number)
         try:
-            if self._stopping and how is Run.execute:
-                raise NeverStarted  # claimed while the executor was told to stop
+            if how is Run.execute and (self._stopping or run.job.number in self._canceled):
+                raise NeverStarted  # and never will be, or not by us: that came after its claim
             end = self._execute(run, how)
             following = self._finish(run, end) if end is not None else None
         except NeverStarted:
             # Before it is queued: another thread may claim it at once.
             del self._runs[run.job.number]
-            self._requeue(run)
+            run.leave()
+            self._requeue(run.job)
             return None
         finally:
             log.JOB.set(None)
@@ -347,12 +351,15 @@ class Executor:
         run.release()
         return following[0] if following else None
 
-    def _requeue(self, run: Run) -> None:
+    def _requeue(self, job: Job) -> None:
         """Put a job back for which no process was made."""
-        run.leave()
-        if self._persist(lambda connection: store.requeue_job(connection, run.job.number, self._identity)):
+        state = self._persist(lambda connection: store.requeue_job(connection, job.number, self._identity))
+        if state is JobState.QUEUED:
             logger.info("was claimed but never started; queued again")
             self._hints.wake_executor(Hint.QUEUED)
+        elif state is not None:
+            logger.info("was canceled before it was started")
+            self._hints.job_ended(job.id)
 
     def _persist(self, write: Callable[[Connection], T]) -> T | None:
         """Write, and try again until the storage takes it; None when the executor was stopped before."""
@@ -375,7 +382,9 @@ class Executor:
         self._threads.join()
         for job, how in self._postponed:
             if how is Run.execute:
-                self._persist(partial(store.requeue_job, number=job.number, executor=self._identity))
+                log.JOB.set(job.number)
+                self._requeue(job)
+        log.JOB.set(None)
         logger.info("executor %s has stopped", self._identity)
 
     def _cancel_all(self, grace: float) -> None:

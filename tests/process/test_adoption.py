@@ -295,6 +295,19 @@ def test_a_job_that_was_claimed_but_never_started_is_run_once(house: House, tmp_
     assert not (scratch(house, job) / "half").exists()
 
 
+def test_a_job_that_was_canceled_between_its_claim_and_its_start_is_never_started(house: House, tmp_path: Path) -> None:
+    """Whoever waits for its end is told, as of any other."""
+    job = make_job(house, shell(f"echo run >> {tmp_path}/log"))
+    claim(house)
+    assert house.jobs.cancel(job.id, CALLER, CancelAsked()).state is JobState.RUNNING
+
+    with running_executor(house):
+        ended = wait(house, job)
+
+    assert (ended.state, ended.started_at, ended.status) == (JobState.CANCELED, None, None)
+    assert not (tmp_path / "log").exists()
+
+
 def test_a_job_that_may_have_run_is_lost_and_not_run_again(house: House, tmp_path: Path) -> None:
     job = make_job(house, shell(f"echo run >> {tmp_path}/log"))
     claim(house)
