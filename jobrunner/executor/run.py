@@ -252,6 +252,7 @@ class Run:
             self._act()
             if any(fd == self._wake for fd, _ in poll.poll(self._pause() * 1000)):
                 os.eventfd_read(self._wake)
+        self._send_asked()  # who comes next does not know of them any more
         return None
 
     def _pause(self) -> float:
@@ -262,8 +263,7 @@ class Run:
 
     def _act(self) -> None:
         """Do what is due: signals asked for, a cancel, the deadline, the end of the grace period."""
-        while self._to_send:
-            self._signal(self._to_send.pop(0), note=False)
+        self._send_asked()
         wanted = self._wanted
         if wanted is not None and wanted != self._accepted:
             self._accept(wanted)
@@ -275,6 +275,10 @@ class Run:
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             self._kill_at = None
             self._signal(signal.SIGKILL)
+
+    def _send_asked(self) -> None:
+        while self._to_send:
+            self._signal(self._to_send.pop(0), note=False)
 
     def _accept(self, request: CancelRequest) -> None:
         self._accepted = request

@@ -311,6 +311,19 @@ def test_each_signal_is_delivered_once_and_in_order(house: House) -> None:
     assert ended.cancel is None
 
 
+def test_a_signal_that_the_executor_has_taken_is_sent_though_it_leaves_at_that_moment(house: House) -> None:
+    """It is in the database no more, so the next executor can't."""
+    job = make_job(house, shell("exec sleep 60"))
+    run = Run(claim(house), make_executor(house)._around)
+
+    run.send(signal.SIGTERM)
+    run.give_up()
+    assert run.execute() is None
+    run.leave()
+
+    assert eventually(lambda: is_dead(pid_of(house, job)), within=5)
+
+
 # ── the wall clock ──
 
 
