@@ -230,6 +230,7 @@ class Run:
         self._reason = _Reason.CANCEL if request is not None and request.at <= first.at else _Reason.TIMEOUT
         self._wanted = request
         if self._was_sent(signal.SIGKILL):
+            self._kill_at = time.monotonic()  # it may not have got it
             return
         grace = self._grace(request if self._reason is _Reason.CANCEL else None)
         used = max((self._around.now() - first.at).total_seconds(), 0)
@@ -302,16 +303,19 @@ class Run:
         """Signal the process group; when the job is to end (``note``) all that has left the group too."""
         process = self._process
         assert process is not None
+        if note:
+            # Before: an executor that finds the job dead must know of what, though this one was killed meanwhile.
+            self._note(number)
         found = process.signal_group(number)
         if note:
             others = list_members(process.pid, self.job.id, is_ours=process.is_child)
             found = send([member for member in others if not found or member.pgid != process.pid], number) or found
         if found:
             logger.info("sent %s", signal_name(number))
-        if note:
-            self._note(number)
 
     def _note(self, number: int) -> None:
+        if self._was_sent(number):
+            return  # by the executor before us, or perhaps not
         self._sent.append(SentSignal(number, self._around.now()))
         self._around.record_signals(self.job.number, tuple(self._sent))
 

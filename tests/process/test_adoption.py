@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from jobrunner.app import House
+from jobrunner.clock import utc_now
 from jobrunner.domain.exitstatus import ExitStatus
-from jobrunner.domain.job import ErrorCode, Job
+from jobrunner.domain.job import ErrorCode, Job, SentSignal
 from jobrunner.domain.states import JobState
 from jobrunner.service.jobs import CancelAsked
+from jobrunner.store import jobs as store
 from tests.factories import CALLER, is_dead, make_job, running_executor, shell
 from tests.process.conftest import NewHouse
 from tests.process.running import (
@@ -205,6 +207,26 @@ def test_a_cancel_that_was_begun_is_finished_and_not_begun_again(house: House) -
     assert (ended.state, ended.status) == (JobState.CANCELED, ExitStatus(signal=signal.SIGKILL))
     assert [sent.signal for sent in ended.signals] == [signal.SIGTERM, signal.SIGKILL]
     assert (scratch(house, job) / "terms").read_text() == "got\n"
+
+
+def test_a_job_that_may_not_have_got_its_sigkill_gets_it_from_the_next_executor(house: House) -> None:
+    """The executor has written down that it sends it, and was killed."""
+    job = make_job(house, shell(IGNORES_TERM, grace=60))
+    with running_executor(house):
+        started(house, job)
+        house.jobs.cancel(job.id, CALLER, CancelAsked())
+        assert eventually(lambda: get(house, job).signals)
+    left = get(house, job)
+    assert left.executor is not None
+    signals = (*left.signals, SentSignal(signal.SIGKILL, utc_now()))
+    with house.database.write() as connection:
+        store.record_signals(connection, job.number, left.executor, signals)
+
+    with running_executor(house):
+        ended = wait(house, job, 5)
+
+    assert (ended.state, ended.status) == (JobState.CANCELED, ExitStatus(signal=signal.SIGKILL))
+    assert ended.signals == signals
 
 
 @pytest.mark.parametrize(

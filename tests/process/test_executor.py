@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from jobrunner.app import House
 from jobrunner.clock import utc_now
 from jobrunner.domain.exitstatus import ExitStatus
-from jobrunner.domain.job import CancelRequest, ErrorCode
+from jobrunner.domain.job import CancelRequest, ErrorCode, SentSignal
 from jobrunner.domain.states import JobState
 from jobrunner.executor.run import Run
 from jobrunner.hints import Hint
@@ -322,6 +323,24 @@ def test_a_signal_that_the_executor_has_taken_is_sent_though_it_leaves_at_that_m
     run.leave()
 
     assert eventually(lambda: is_dead(pid_of(house, job)), within=5)
+
+
+def test_what_a_job_is_told_is_written_down_before_it_is_sent(house: House) -> None:
+    """An executor that finds the job dead knows then of what, though the one before was killed in between."""
+    job = make_job(house, shell(RUNS_ON))
+    was_alive: list[bool] = []
+
+    def record(number: int, signals: tuple[SentSignal, ...]) -> None:
+        was_alive.append(not eventually(lambda: is_dead(pid_of(house, job)), within=0.3))
+
+    run = Run(claim(house), replace(make_executor(house)._around, record_signals=record))
+    run.cancel(CancelRequest("tester", utc_now(), signal.SIGTERM))
+    end = run.execute()
+    run.release()
+
+    assert end is not None
+    assert (end.state, end.status) == (JobState.CANCELED, ExitStatus(signal=signal.SIGTERM))
+    assert was_alive == [True]
 
 
 # ── the wall clock ──
