@@ -32,6 +32,8 @@ class Ending:
             request = job.cancel if self.state is JobState.CANCELED else None
             used = max((now() - self.signals[0].at).total_seconds(), 0)
             self.kill_within(self.grace(request) - used)
+            if self.was_sent(signal.SIGKILL):
+                self.kill_at = time.monotonic()  # that was written down, but perhaps not sent
 
     def begin(self, state: JobState, error: JobError | None = None) -> bool:
         """Decide what the job will end in. False when that was decided before, which stays."""
@@ -59,7 +61,9 @@ class Ending:
         return any(sent.signal == number for sent in self.signals)
 
     def note(self, number: int) -> None:
-        """Write down that the job was sent this signal."""
+        """Write down that the job is sent this signal, once."""
         assert self.state is not None
+        if self.was_sent(number):
+            return  # by the executor before us, or perhaps not
         self.signals.append(SentSignal(number, self._now()))
         self._ledger.record_signals(self._job.number, self.signals, self.state, self.error)

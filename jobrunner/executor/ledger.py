@@ -102,9 +102,13 @@ class Ledger:
 
         return self._persist(write)
 
-    def requeue(self, number: int) -> bool:
-        """Put a job back for which no process was made. False when it is not ours, or the executor was stopped."""
-        return bool(self._persist(lambda connection: store.requeue_job(connection, number, self._identity)))
+    def requeue(self, number: int) -> JobState | None:
+        """Put a job back for which no process was made; if it was canceled meanwhile, it has ended with that.
+
+        Returns:
+            The state it has now; None when it is not ours, or the executor was stopped.
+        """
+        return self._persist(lambda connection: store.requeue_job(connection, number, self._identity))
 
     def cancel(self, requests: Mapping[int, CancelRequest]) -> None:
         """Write down that we want these jobs to end."""

@@ -9,7 +9,7 @@ seconds.
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import partial
 
 from jobrunner import log
@@ -18,6 +18,7 @@ from jobrunner.config import Output
 from jobrunner.domain.errors import StorageError
 from jobrunner.domain.exitstatus import signal_name
 from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError
+from jobrunner.domain.states import JobState
 from jobrunner.drain import Drain
 from jobrunner.ends import EndsFile
 from jobrunner.executor.cgroup import ControlGroups
@@ -90,6 +91,7 @@ class Executor:
         self._slots = Slots(max_running)
         self._threads = Threads(self._give_slot)
         self._runs: dict[int, Run] = {}
+        self._canceled: Set[int] = frozenset()  # as last seen
         self._postponed: list[tuple[Job, Callable[[Run], JobEnd | None]]] = []
         self._stopping = False
         self._inbox: Inbox | None = None
@@ -200,6 +202,7 @@ class Executor:
 
     def _control(self) -> None:
         requests, signals = self._ledger.list_wishes()
+        self._canceled = requests.keys()
         for number, request in requests.items():
             if run := self._runs.get(number):
                 run.cancel(request)
@@ -283,14 +286,15 @@ class Executor:
         """Run a job to its end; return the next one for this slot, claimed in the same transaction."""
         log.JOB.set(run.job.number)
         try:
-            if self._stopping and how is Run.execute:
-                raise NeverStarted  # claimed while the executor was told to stop
+            if how is Run.execute and (self._stopping or run.job.number in self._canceled):
+                raise NeverStarted  # and never will be, or not by us: that came after its claim
             end = self._execute(run, how)
             following = self._finish(run, end) if end is not None else None
         except NeverStarted:
             # Before it is queued: another thread may claim it at once.
             del self._runs[run.job.number]
-            self._requeue(run)
+            run.leave()
+            self._requeue(run.job)
             return None
         finally:
             log.JOB.set(None)
@@ -342,12 +346,15 @@ class Executor:
         except OSError as error:
             logger.warning("can't remove the job's scratch directory, gc will try again: %s", error)
 
-    def _requeue(self, run: Run) -> None:
+    def _requeue(self, job: Job) -> None:
         """Put a job back for which no process was made."""
-        run.leave()
-        if self._ledger.requeue(run.job.number):
+        state = self._ledger.requeue(job.number)
+        if state is JobState.QUEUED:
             logger.info("was claimed but never started; queued again")
             self._hints.wake_executor(Hint.QUEUED)
+        elif state is not None:
+            logger.info("was canceled before it was started")
+            self._hints.job_ended(job.id)
 
     def _end(self) -> None:
         """Give running jobs up, or end them; return when all threads have."""
@@ -361,7 +368,9 @@ class Executor:
             self._limit_outputs()
         for job, how in self._postponed:
             if how is Run.execute:
-                self._ledger.requeue(job.number)
+                log.JOB.set(job.number)
+                self._requeue(job)
+        log.JOB.set(None)
         logger.info("executor %s has stopped", self._identity)
 
     def _cancel_all(self, grace: float) -> None:

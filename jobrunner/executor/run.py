@@ -249,6 +249,7 @@ class Run:
             self._act()
             if any(fd == self._wake for fd, _ in poll.poll(self._pause() * 1000)):
                 os.eventfd_read(self._wake)
+        self._send_asked()  # who comes next does not know of them any more
         return None
 
     def _pause(self) -> float:
@@ -260,8 +261,7 @@ class Run:
 
     def _act(self) -> None:
         """Do what is due: signals asked for, a cancel, the deadline, too much output, the end of the grace period."""
-        while self._to_send:
-            self._signal(self._to_send.pop(0), note=False)
+        self._send_asked()
         if (request := self._new_request()) is not None:
             if self._ending.begin(JobState.CANCELED):
                 logger.info("canceled by %s", request.by)
@@ -278,6 +278,10 @@ class Run:
         if self._ending.is_kill_due():
             self._ending.kill_at = None
             self._signal(signal.SIGKILL)
+
+    def _send_asked(self) -> None:
+        while self._to_send:
+            self._signal(self._to_send.pop(0), note=False)
 
     def _new_request(self) -> CancelRequest | None:
         """Return what somebody wants that was not looked at yet."""
@@ -296,6 +300,9 @@ class Run:
         """Signal the process group; when the job is to end (``note``) all that has left the group too."""
         process = self._process
         assert process is not None
+        if note:
+            # Before: an executor that finds the job dead must know of what, though this one was killed meanwhile.
+            self._ending.note(number)
         found = process.signal_group(number)
         if note:
             others = self._list_members(process.pid, is_ours=process.is_child)
@@ -303,8 +310,6 @@ class Run:
             found = self._send(others, number) or found
         if found:
             logger.info("sent %s", signal_name(number))
-        if note:
-            self._ending.note(number)
 
     def _list_members(self, leader: int, *, is_ours: bool) -> list[Member]:
         groups = self._around.groups

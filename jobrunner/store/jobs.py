@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
 
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import CancelRequest, Job, JobEnd, JobError, NewJob, SentSignal
@@ -308,14 +308,24 @@ def record_holes(connection: Connection, number: int, executor: str, holes: Mapp
     return done.rowcount == 1
 
 
-def requeue_job(connection: Connection, number: int, executor: str) -> bool:
-    """Put a claimed job back for which no process was ever made. False when it is no longer ours."""
-    done = connection.execute(
+def requeue_job(connection: Connection, number: int, executor: str) -> JobState | None:
+    """Put a claimed job back for which no process was ever made; if it was canceled meanwhile, it has ended with that.
+
+    Returns:
+        The state it has now; None when it is no longer ours.
+    """
+    state = connection.execute(
         update(JobRow)
         .where(JobRow.number == number, JobRow.state == RUNNING, JobRow.executor == executor)
-        .values(state=QUEUED, executor=None, started_at=None)
-    )
-    return done.rowcount == 1
+        .values(
+            state=case((JobRow.cancel_at.is_(None), QUEUED), else_=JobState.CANCELED.value),
+            finished_at=JobRow.cancel_at,
+            executor=None,
+            started_at=None,
+        )
+        .returning(JobRow.state)
+    ).scalar_one_or_none()
+    return JobState(state) if state is not None else None
 
 
 def take_over_jobs(connection: Connection, executor: str) -> list[Job]:

@@ -263,8 +263,8 @@ WRITES: dict[str, Write] = {
     "finish as another": lambda connection, number: store.finish_job(connection, number, "other", end_of()),
     "cancel_queued": lambda connection, number: store.cancel_queued(connection, number, cancel_request("late")),
     "cancel_running": lambda connection, number: store.cancel_running(connection, number, cancel_request("late")),
-    "requeue": lambda connection, number: store.requeue_job(connection, number, "me"),
-    "requeue as another": lambda connection, number: store.requeue_job(connection, number, "other"),
+    "requeue": lambda connection, number: store.requeue_job(connection, number, "me") is not None,
+    "requeue as another": lambda connection, number: store.requeue_job(connection, number, "other") is not None,
 }
 ALLOWED = {
     JobState.QUEUED: {"cancel_queued"},
@@ -465,10 +465,26 @@ def test_a_requeued_job_is_as_it_was_before_its_claim(database: Database) -> Non
     claim(database, 1)
 
     with database.write() as connection:
-        assert store.requeue_job(connection, job.number, "me")
+        assert store.requeue_job(connection, job.number, "me") is JobState.QUEUED
 
     assert find(database, job.number) == job
     assert claim(database, 1, "next") == [job.number]
+
+
+def test_a_claimed_job_that_was_canceled_is_not_put_back_but_has_ended(database: Database) -> None:
+    """Its process was never made, and never will be."""
+    job = add_running(database)
+    with database.write() as connection:
+        assert store.cancel_running(connection, job.number, cancel_request("ann", grace=3.0))
+
+    with database.write() as connection:
+        assert store.requeue_job(connection, job.number, "other") is None
+        assert store.requeue_job(connection, job.number, "me") is JobState.CANCELED
+
+    ended = find(database, job.number)
+    assert (ended.state, ended.started_at, ended.finished_at) == (JobState.CANCELED, None, at(15))
+    assert (ended.executor, ended.cancel) == (None, cancel_request("ann", grace=3.0))
+    assert claim(database, 1) == []
 
 
 def test_a_new_executor_takes_over_what_others_left_running(database: Database) -> None:

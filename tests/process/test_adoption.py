@@ -209,6 +209,26 @@ def test_a_cancel_that_was_begun_is_finished_and_not_begun_again(house: House) -
     assert (scratch(house, job) / "terms").read_text() == "got\n"
 
 
+def test_a_job_that_may_not_have_got_its_sigkill_gets_it_from_the_next_executor(house: House) -> None:
+    """The executor has written down that it sends it, and was killed."""
+    job = make_job(house, shell(IGNORES_TERM, grace=60))
+    with running_executor(house):
+        started(house, job)
+        house.jobs.cancel(job.id, CALLER, CancelAsked())
+        assert eventually(lambda: get(house, job).signals)
+    left = get(house, job)
+    assert left.executor is not None
+    signals = (*left.signals, SentSignal(signal.SIGKILL, utc_now()))
+    with house.database.write() as connection:
+        store.record_signals(connection, job.number, left.executor, signals, ending=JobState.CANCELED)
+
+    with running_executor(house):
+        ended = wait(house, job, 5)
+
+    assert (ended.state, ended.status) == (JobState.CANCELED, ExitStatus(signal=signal.SIGKILL))
+    assert ended.signals == signals
+
+
 @pytest.mark.parametrize(
     "again", [CancelAsked(grace=0), CancelAsked(signal="SIGKILL")], ids=["without grace", "with SIGKILL"]
 )
@@ -315,6 +335,19 @@ def test_a_job_that_was_claimed_but_never_started_is_run_once(house: House, tmp_
     assert ended.state is JobState.SUCCEEDED
     assert (tmp_path / "log").read_text() == "run\n"
     assert not (scratch(house, job) / "half").exists()
+
+
+def test_a_job_that_was_canceled_between_its_claim_and_its_start_is_never_started(house: House, tmp_path: Path) -> None:
+    """Whoever waits for its end is told, as of any other."""
+    job = make_job(house, shell(f"echo run >> {tmp_path}/log"))
+    claim(house)
+    assert house.jobs.cancel(job.id, CALLER, CancelAsked()).state is JobState.RUNNING
+
+    with running_executor(house):
+        ended = wait(house, job)
+
+    assert (ended.state, ended.started_at, ended.status) == (JobState.CANCELED, None, None)
+    assert not (tmp_path / "log").exists()
 
 
 def test_a_job_that_may_have_run_is_lost_and_not_run_again(house: House, tmp_path: Path) -> None:

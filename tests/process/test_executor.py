@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from jobrunner.clock import utc_now
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import CancelRequest, ErrorCode
 from jobrunner.domain.states import JobState
+from jobrunner.executor.ledger import Ledger
 from jobrunner.executor.run import Run
 from jobrunner.hints import Hint
 from jobrunner.service.jobs import CancelAsked
@@ -309,6 +311,41 @@ def test_each_signal_is_delivered_once_and_in_order(house: House) -> None:
     assert got.read_text() == "usr1\nhup\nusr1\n"
     assert (ended.state, ended.status) == (JobState.FAILED, ExitStatus(signal=signal.SIGKILL))
     assert ended.cancel is None
+
+
+def test_a_signal_that_the_executor_has_taken_is_sent_though_it_leaves_at_that_moment(house: House) -> None:
+    """It is in the database no more, so the next executor can't."""
+    job = make_job(house, shell("exec sleep 60"))
+    run = Run(claim(house), make_executor(house)._around)
+
+    run.send(signal.SIGTERM)
+    run.give_up()
+    assert run.execute() is None
+    run.leave()
+
+    assert eventually(lambda: is_dead(pid_of(house, job)), within=5)
+
+
+def test_what_a_job_is_told_is_written_down_before_it_is_sent(house: House) -> None:
+    """An executor that finds the job dead knows then of what, though the one before was killed in between."""
+    job = make_job(house, shell(RUNS_ON))
+    was_alive: list[bool] = []
+
+    class Looking(Ledger):
+        """Looks whether the job is alive whenever something is written down."""
+
+        def record_signals(self, *_: object) -> None:
+            was_alive.append(not eventually(lambda: is_dead(pid_of(house, job)), within=0.3))
+
+    ledger = Looking("looking", house.database, utc_now, lambda: False)
+    run = Run(claim(house), replace(make_executor(house)._around, ledger=ledger))
+    run.cancel(CancelRequest("tester", utc_now(), signal.SIGTERM))
+    end = run.execute()
+    run.release()
+
+    assert end is not None
+    assert (end.state, end.status) == (JobState.CANCELED, ExitStatus(signal=signal.SIGTERM))
+    assert was_alive == [True]
 
 
 # ── the wall clock ──

@@ -417,6 +417,24 @@ def test_what_was_never_started_is_queued_again_when_the_executor_stops(house: H
         assert all(wait(house, job).status == ExitStatus(code=3) for job in jobs)
 
 
+def test_a_job_that_is_canceled_while_it_can_not_be_started_is_never_started(house: House, tmp_path: Path) -> None:
+    class Refusing(Reluctant):
+        failures = 1 << 30
+
+    executor = make_executor(house, kind=Refusing)
+    assert isinstance(executor, Refusing)
+    job = make_job(house, shell(f"echo run >> {tmp_path}/log"))
+    with background(executor, house.executor_lock):
+        assert eventually(lambda: get(house, job).state is JobState.RUNNING)
+        house.jobs.cancel(job.id, CALLER, CancelAsked())
+        assert eventually(lambda: job.number in executor._canceled)
+        executor.failures = 0
+        ended = wait(house, job)
+
+    assert (ended.state, ended.started_at, ended.status) == (JobState.CANCELED, None, None)
+    assert not (tmp_path / "log").exists()
+
+
 def test_a_thread_that_fails_gives_its_slot_back() -> None:
     idle: list[str] = []
     threads = Threads(lambda: idle.append("idle"))
