@@ -18,7 +18,7 @@ from jobrunner.store import jobs as store
 from jobrunner.store.engine import Database
 from jobrunner.store.jobs import Progress
 
-PIECE = 1 << 18
+PIECE = 1 << 16
 """Most bytes that are read at once."""
 
 _SHORTEST, _LONGEST, _GROWTH = 0.02, 0.08, 1.25

@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.client import HTTPResponse
 from typing import Any, NamedTuple
 
@@ -195,8 +195,14 @@ def test_a_client_of_others_goes_on_by_itself_when_the_worker_dies(start_service
     service = start_service({"server": {"workers": 1}})
     job = service.submit(command=f"echo öne; {until('go')}; echo two; exit 3")
     heard = []
-    with requests.Session() as session:
+    with ExitStack() as opened:
+        session = opened.enter_context(requests.Session())
         session.trust_env = False
+
+        def close_later(response: requests.Response, **_: Any) -> None:
+            opened.callback(response.close)  # EventSource closes nothing that broke off
+
+        session.hooks["response"].append(close_later)
         with EventSource(service.url + signed(service, job), session=session, timeout=30) as source:
             for event in source:
                 heard.append((event.type, json.loads(event.data or "")))

@@ -44,7 +44,9 @@ def followed(service: Service, job: dict[str, Any], query: str = "", stream: str
 
 def step(service: Service, job: dict[str, Any], name: str) -> None:
     """Let a job go on that waits for this file in its directory."""
-    Path(service.data_dir, "jobs", job["id"][-2:], job["id"], "scratch", name).touch()
+    directory = Path(service.data_dir, "jobs", job["id"][-2:], job["id"], "scratch")
+    assert eventually(directory.is_dir)  # it may not have begun
+    (directory / name).touch()
 
 
 def until(name: str) -> str:
