@@ -155,3 +155,23 @@ def test_a_client_that_reads_slowly_delays_nobody(service: Service) -> None:
 
     with idle_connections(service, 8, request.encode()):
         assert slowest_look_up(service, f"/v1/jobs/{job['id']}") < GENEROUS
+
+
+def test_as_many_as_may_follow_delay_nobody(start_service: StartService) -> None:
+    """Half of a silent job, half of one that writes line after line."""
+    service = start_service({"server": {"max_followers": 64, "workers": 2}})
+    silent = service.submit(argv=["sleep", "120"])
+    busy = service.submit(command="while :; do echo line; sleep 0.01; done")
+
+    with ExitStack() as stack:
+        for number in range(32):  # more would be refused if one worker got them all
+            job = (silent, busy)[number % 2]
+            stack.enter_context(service.stream(f"/v1/jobs/{job['id']}/{('stdout?follow', 'events')[number // 16]}"))
+
+        assert slowest_look_up(service, f"/v1/jobs/{silent['id']}") < GENEROUS
+        with idle_connections(service, IDLE):
+            assert slowest_look_up(service, f"/v1/jobs/{silent['id']}") < GENEROUS
+
+    for job in (silent, busy):
+        service.post(f"/v1/jobs/{job['id']}/cancel", {"grace": 0})
+    assert eventually(lambda: service.get("/v1/stats").json()["followers"] == 0)
