@@ -145,6 +145,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             for listener in self.sockets:
                 listener.close()
 
+    def is_parent_alive(self) -> bool:
+        """Look; without a parent the worker stops as if it had been told to, so that it closes the listener at once."""
+        is_alive: bool = super().is_parent_alive()
+        self.alive: bool = self.alive and is_alive
+        return is_alive
+
     def _is_stalled(self) -> bool:
         now = time.monotonic()
         taken = self._busy >= self.cfg.threads and now - self._last_done > STALL_SECONDS

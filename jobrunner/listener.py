@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,21 +19,31 @@ def is_given() -> bool:
     return os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS", "0") != "0"
 
 
-def open_listener(server: Server) -> socket.socket:
+def open_listener(server: Server, *, patience: float = 0.0) -> socket.socket:
     """Listen where the settings say, or take the socket that was given to us.
+
+    Args:
+        server: the settings.
+        patience: seconds to wait for somebody else to leave the address: the workers of a service that was killed are
+            told so by the kernel, but it takes them a moment.
 
     Raises:
         OSError: with where, as its filename.
     """
     if is_given():
         return _take_given()
-    try:
-        listener = _open_unix(server.unix_socket) if server.unix_socket else _open_tcp(server.host, server.port)
-    except OSError as error:
-        where = str(server.unix_socket or f"{server.host}:{server.port}")
-        raise OSError(error.errno, f"can't listen: {error.strerror}", where) from None
-    listener.listen(BACKLOG)
-    return listener
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            listener = _open_unix(server.unix_socket) if server.unix_socket else _open_tcp(server.host, server.port)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            where = str(server.unix_socket or f"{server.host}:{server.port}")
+            raise OSError(error.errno, f"can't listen: {error.strerror}", where) from None
+        listener.listen(BACKLOG)
+        return listener
 
 
 def close_listener(listener: socket.socket) -> None:

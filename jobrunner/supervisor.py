@@ -44,6 +44,9 @@ _LISTENED_TO = (*_STOP, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 FIRST_DELAY, MOST_DELAY, LONG_LIFE = 0.2, 30.0, 2.0
 """Seconds until a child that died is started again: doubled while they die at once, up to a most."""
 
+LISTEN_PATIENCE = 5.0
+"""Seconds that the processes of a service before us, which was killed, may take to give the address back."""
+
 RETRY_SECONDS = 1.0
 """Between two tries to start a process that the system refuses."""
 
@@ -97,9 +100,12 @@ class Supervisor:
         self._registrar = Registrar(EndsFile(run / "ends"))
         self._drain = Drain(run / "draining")
         handed_over = os.environ.pop(HANDED_OVER, None)
-        self._listener = self._take_over(json.loads(handed_over)) if handed_over else open_listener(self._config.server)
+        self._listener = self._take_over(json.loads(handed_over)) if handed_over else self._open_listener()
         self._before = (self._config, self._listener)
         """What counted before a reload, and does again if it fails."""
+
+    def _open_listener(self) -> socket.socket:
+        return open_listener(self._config.server, patience=LISTEN_PATIENCE)
 
     # ── the loop ──
 
