@@ -124,7 +124,7 @@ def test_as_many_as_may_wait_delay_nobody_and_one_more_is_refused(start_service:
         ended_at = time.monotonic()
         answers = [waiter.answer() for waiter in waiters]
 
-    assert time.monotonic() - ended_at < 2
+    assert time.monotonic() - ended_at < 10, "not one waits for its time to be up, which is a minute"
     assert {response.status for response, _ in answers} == {200}
     assert {document["state"] for _, document in answers} == {"canceled"}
     assert service.get("/v1/stats").json()["waiters"] == 0
@@ -140,7 +140,7 @@ def test_the_service_stops_at_once_though_requests_wait(start_service: StartServ
         with idle_connections(service, 8):
             began = time.monotonic()
             assert service.stop() == 0
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 15, "that is grace and 5 s; a request waits a minute"
         answers = [waiter.answer() for waiter in waiters]
 
     assert {response.status for response, _ in answers} == {200}

@@ -54,7 +54,7 @@ def test_the_answer_comes_soon_after_the_end(service: Service) -> None:
         document = service.get(f"/v1/jobs/{job['id']}?wait=20").json()
         began = time.monotonic()
         assert service.get(f"/v1/jobs/{job['id']}?wait=20").json() == document
-        assert time.monotonic() - began < 0.5  # it has ended: nothing to wait for
+        assert time.monotonic() - began < 5  # it has ended: nothing to wait for
 
 
 def test_the_parameter_overrules_the_preference(service: Service) -> None:
