@@ -164,7 +164,7 @@ class House:
             self.hints,
             self.access,
             self.waiters,
-            SpecMaker(self.config.executor, self.config.policy, self.catalogue),
+            SpecMaker(self.config.executor, self.config.output, self.config.policy, self.catalogue),
             Admission(self.health.check_space, self.drain, max_queued=self.config.executor.max_queued),
             api="v1",
             now=utc_now,

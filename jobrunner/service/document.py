@@ -69,6 +69,7 @@ def render_plan(plan: Plan) -> dict[str, Any]:
         "env_names": sorted(spec.env),
         "timeout": spec.timeout,
         "grace": spec.grace,
+        "limits": dict(plan.limits),
         "rule": plan.rule,
     }
 

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from jobrunner.clock import Now
@@ -45,9 +46,10 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a submission would run, and the rule that allows it."""
+    """What a submission would run, within which limits, and the rule that allows it."""
 
     spec: JobSpec
+    limits: Mapping[str, int | str]
     rule: str
 
 
@@ -129,7 +131,7 @@ class JobService:
         spec, _ = self._specs.make(asked)
         with self._database.read() as connection:
             self._admission.check(connection, spec, caller)
-        return Plan(spec, self._specs.rule(spec))
+        return Plan(spec, self._specs.limits(), self._specs.rule(spec))
 
     def _require(self, caller: Caller, asked: Submission) -> None:
         script = asked.words[0] if asked.kind is StepKind.SCRIPT else None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jobrunner.config import Executor, Policy
+from jobrunner.config import Executor, Output, Policy
 from jobrunner.domain.errors import InvalidRequest, Problem, ShellNotAllowed
 from jobrunner.domain.spec import SHELL, Input, InputInfo, InputKind, JobSpec, StepKind, source_interpreter
 from jobrunner.domain.states import Priority
@@ -41,8 +41,9 @@ class Submission:
 class SpecMaker:
     """Applies configuration and policy to submissions."""
 
-    def __init__(self, limits: Executor, policy: Policy, catalogue: Catalogue) -> None:
+    def __init__(self, limits: Executor, output: Output, policy: Policy, catalogue: Catalogue) -> None:
         self._limits = limits
+        self._output = output
         self._policy = policy
         self._catalogue = catalogue
 
@@ -103,6 +104,10 @@ class SpecMaker:
     def script(self, spec: JobSpec) -> str | None:
         """Return the name of the catalogued script that a job runs; None: it runs something else."""
         return self._catalogue.name_of(spec.argv[0]) if spec.kind is StepKind.SCRIPT else None
+
+    def limits(self) -> dict[str, int | str]:
+        """Return what the configuration sets to every job, beyond its time."""
+        return {"output_bytes": self._output.max_bytes, "on_output_limit": self._output.on_limit}
 
     def rule(self, spec: JobSpec) -> str:
         """Name the rule that allows a job, in the words of the configuration."""

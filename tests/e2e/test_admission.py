@@ -187,6 +187,7 @@ def test_a_dry_run_says_what_would_be_run(service: Service, body: dict[str, Any]
     plan = answer.json()
     assert (plan["argv"], plan["rule"], plan["timeout"], plan["cwd"]) == (argv, rule, 5, None)
     assert plan["env_names"] == ["SECRET"]
+    assert plan["limits"] == {"output_bytes": 67108864, "on_output_limit": "drop-middle"}
     assert service.get("/v1/stats").json()["states"] == before
 
 

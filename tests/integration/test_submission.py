@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jobrunner.config import Executor, Policy
+from jobrunner.config import Executor, Output, Policy
 from jobrunner.domain.errors import InvalidRequest, ShellNotAllowed
 from jobrunner.domain.spec import Input, InputInfo, InputKind, StepKind
 from jobrunner.domain.states import Priority
@@ -26,13 +26,15 @@ def scripts(tmp_path: Path) -> Path:
 @pytest.fixture
 def maker(scripts: Path) -> SpecMaker:
     """The default configuration, with a ceiling of an hour."""
-    return SpecMaker(Executor(default_timeout=60.0, max_timeout=3600.0, grace=5.0), Policy(), Catalogue(scripts))
+    return SpecMaker(
+        Executor(default_timeout=60.0, max_timeout=3600.0, grace=5.0), Output(), Policy(), Catalogue(scripts)
+    )
 
 
 @pytest.fixture
 def strict(scripts: Path) -> SpecMaker:
     """A policy without shells."""
-    return SpecMaker(Executor(), Policy(allow_shell=False), Catalogue(scripts))
+    return SpecMaker(Executor(), Output(), Policy(allow_shell=False), Catalogue(scripts))
 
 
 def pointers(maker: SpecMaker, asked: Submission) -> list[str]:

@@ -52,6 +52,13 @@ class StepDocument(Document):
     finished_at: datetime | None
 
 
+class LimitsDocument(Document):
+    """What the service sets to every job."""
+
+    output_bytes: int
+    on_output_limit: Literal["drop-middle", "kill"]
+
+
 class PlanDocument(Document):
     """What a submission would run: the answer to a dry run."""
 
@@ -60,6 +67,7 @@ class PlanDocument(Document):
     env_names: list[str]
     timeout: float
     grace: float
+    limits: LimitsDocument
     rule: str
 
 
