@@ -11,11 +11,10 @@ from jobrunner.config import (
     Config,
     environment_name,
     load_config,
-    parse_duration,
-    parse_size,
     render_value,
     settings,
 )
+from jobrunner.config_values import parse_duration, parse_size
 from jobrunner.domain.errors import ConfigError
 
 
