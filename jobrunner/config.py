@@ -23,12 +23,21 @@ from pathlib import Path
 from typing import Any
 
 from jobrunner import config_values as read
+from jobrunner.config_values import Secret
+from jobrunner.domain.addresses import AddressPolicy, Rule
 from jobrunner.domain.errors import ConfigError
 
 
 def _setting(default: Any, parse: read.Parser, doc: str) -> Any:
     """Describe one setting: its default, how its text is read, and what it means."""
-    return field(default=default, metadata={"parse": parse, "doc": doc})
+    return field(default=default, metadata={"parse": parse, "doc": doc}, repr=parse is not read.secrets)
+
+
+_DENY = (
+    "169.254.0.0/16, fe80::/10, 0.0.0.0/8, ::, 224.0.0.0/4, ff00::/8,"
+    " fd00:ec2::/32, fd20:ce::254, 100.100.100.200, 168.63.129.16, 192.0.0.192"
+)
+"""Link-local, unspecified and multicast addresses; and where clouds tell a machine its secrets besides."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,28 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class Callbacks:
+    """``[callbacks]``: who is told of the end of jobs, and how."""
+
+    secret: tuple[Secret, ...] = _setting(
+        (), read.secrets, "signs (Standard Webhooks); several while one replaces another"
+    )
+    schedule: tuple[float, ...] = _setting(
+        (0.0, 5.0, 30.0, 120.0, 600.0, 3600.0, 21600.0, 86400.0), read.schedule, "seconds before each attempt"
+    )
+    timeout: float = _setting(15.0, read.seconds(0.1), "seconds for an attempt, all in all")
+    max_sending: int = _setting(32, read.whole(1, 1024), "attempts at a time")
+    max_per_receiver: int = _setting(8, read.whole(1, 1024), "attempts at a time to one host and port")
+    allow: tuple[Rule, ...] = _setting((), read.rules, "hosts and networks; only these")
+    deny: tuple[Rule, ...] = _setting(read.rules(_DENY), read.rules, "hosts and networks; not these, though allowed")
+
+    @property
+    def policy(self) -> AddressPolicy:
+        """Where callbacks may go."""
+        return AddressPolicy(self.allow, self.deny)
+
+
+@dataclass(frozen=True)
 class Gc:
     """``[gc]``: how long ended jobs are kept."""
 
@@ -143,6 +174,7 @@ class Config:
     output: Output = field(default_factory=Output)
     environment: Mapping[str, str] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
+    callbacks: Callbacks = field(default_factory=Callbacks)
     gc: Gc = field(default_factory=Gc)
     logging: Logging = field(default_factory=Logging)
     warnings: tuple[str, ...] = ()
@@ -185,6 +217,7 @@ SECTIONS: dict[str, type[Any]] = {
     "executor": Executor,
     "output": Output,
     "policy": Policy,
+    "callbacks": Callbacks,
     "gc": Gc,
     "logging": Logging,
 }
@@ -219,7 +252,7 @@ def render_value(value: Any) -> str | None:
         case bool():
             return "yes" if value else "no"
         case tuple():
-            return ", ".join(value)
+            return ", ".join(str(render_value(part)) for part in value)
         case float():
             return f"{value:.15g}"
         case _:
@@ -253,7 +286,7 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
         try:
             parsed[section][key] = SECTIONS[section].__dataclass_fields__[key].metadata["parse"](text)
         except ValueError as error:
-            problems.append(f"{where} = {text}: {error}")
+            problems.append(f"{where}: {error}" if key == "secret" else f"{where} = {text}: {error}")
             invalid.add((section, key))
     sections = {section: kind(**parsed[section]) for section, kind in SECTIONS.items()}
     config = Config(**sections, environment=jobs_environment, warnings=tuple(warnings))

@@ -4,12 +4,18 @@ What can't be read is a `ValueError` that says what was expected; where the
 text stands is the business of `jobrunner.config`.
 """
 
+import base64
+import binascii
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jobrunner.domain.addresses import Rule, parse_rule
+
 Parser = Callable[[str], Any]
+
+SECRET_PREFIX = "whsec_"  # noqa: S105 of all secrets of this kind
 
 
 def parse_duration(text: str) -> float:
@@ -120,3 +126,45 @@ def host(text: str) -> str:
     if not text or re.search(r"[\s/]", text):
         raise ValueError("expected an address or a host name")
     return text
+
+
+class Secret:
+    """A text that is not shown: not in a log, not by ``config show``."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return "(not shown)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+def secrets(text: str) -> tuple[Secret, ...]:
+    """Read secrets that sign callbacks, as the Standard Webhooks have them."""
+    found = words(text)
+    for word in found:
+        try:
+            key = base64.b64decode(word.removeprefix(SECRET_PREFIX), validate=True)
+        except binascii.Error:
+            key = b""
+        if not word.startswith(SECRET_PREFIX) or not 24 <= len(key) <= 64:
+            raise ValueError(f"expected {SECRET_PREFIX} and the base64 of 24 to 64 random bytes")
+    return tuple(map(Secret, found))
+
+
+def schedule(text: str) -> tuple[float, ...]:
+    """Read durations, at least one."""
+    found = tuple(map(parse_duration, words(text)))
+    if not found:
+        raise ValueError("expected at least one duration")
+    return found
+
+
+def rules(text: str) -> tuple[Rule, ...]:
+    """Read hosts and networks."""
+    return tuple(map(parse_rule, words(text)))
