@@ -39,6 +39,7 @@ class Receiver:
     ) -> None:
         self.received: list[Received] = []
         self.connections = 0
+        self.flooded = 0
         self.closing = threading.Event()
         self._answers = itertools.chain(answers[:-1], itertools.repeat(answers[-1] if answers else status(204)))
         self._next = threading.Lock()
@@ -130,6 +131,16 @@ def hang(receiver: Receiver, handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
 
 
+def slowly(seconds: float) -> Answer:
+    """Answer 204 after a while."""
+
+    def answer(receiver: Receiver, handler: BaseHTTPRequestHandler) -> None:
+        receiver.closing.wait(seconds)
+        status(204)(receiver, handler)
+
+    return answer
+
+
 def drip(text: bytes, every: float = 0.05) -> Answer:
     """Answer byte by byte, for ever: after the text there is more of its last byte."""
 
@@ -148,7 +159,7 @@ def flood(receiver: Receiver, handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
     handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
     while not receiver.closing.is_set():
-        handler.wfile.write(b"x" * 65536)
+        receiver.flooded += handler.wfile.write(b"x" * 65536)
 
 
 def say(text: bytes) -> Answer:
