@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import signal
-import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,6 @@ from jobrunner.domain.errors import ConfigError
 from jobrunner.drain import Drain
 from jobrunner.ends import EndsFile
 from jobrunner.hints import Hints
-from jobrunner.locks import FileLock
 from jobrunner.log import set_up_logging
 from jobrunner.memory import settle
 from jobrunner.parent import READY, STANDBY, tell_parent
@@ -30,8 +29,12 @@ from jobrunner.store.engine import Database
 if TYPE_CHECKING:
     from flask import Flask
 
+    from jobrunner.callbacks.delivery import Deliverer
+    from jobrunner.domain.callback import Face, Message
+    from jobrunner.domain.job import Job
     from jobrunner.executor.pool import Executor
     from jobrunner.service.access import Access
+    from jobrunner.service.callbacks import CallbackService
     from jobrunner.service.catalogue import Catalogue
     from jobrunner.service.files import FileService
     from jobrunner.service.gc import GcService
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from jobrunner.service.tokens import TokenService
     from jobrunner.service.waiting import Waiters
     from jobrunner.web.services import Services
+    from jobrunner.work import Work
 
 logger = logging.getLogger("jobrunner")
 
@@ -164,7 +168,13 @@ class House:
             self.hints,
             self.access,
             self.waiters,
-            SpecMaker(self.config.executor, self.config.output, self.config.policy, self.catalogue),
+            SpecMaker(
+                self.config.executor,
+                self.config.output,
+                self.config.policy,
+                self.catalogue,
+                self.config.callbacks.policy,
+            ),
             Admission(self.health.check_space, self.drain, max_queued=self.config.executor.max_queued),
             api="v1",
             now=utc_now,
@@ -176,6 +186,13 @@ class House:
         from jobrunner.service.files import FileService
 
         return FileService(self.database, self.spool, self.access, utc_now)
+
+    @cached_property
+    def callbacks(self) -> "CallbackService":
+        """What became of callbacks."""
+        from jobrunner.service.callbacks import CallbackService
+
+        return CallbackService(self.database, self.hints, self.access, self.jobs, utc_now)
 
     @cached_property
     def gc(self) -> "GcService":
@@ -241,6 +258,34 @@ class House:
             now=utc_now,
         )
 
+    def make_deliverer(self) -> "Deliverer":
+        """Make one who sends callbacks, with an identity of its own."""
+        from jobrunner.callbacks.delivery import Deliverer
+        from jobrunner.callbacks.sending import Sender
+
+        settings = self.config.callbacks
+        identity = f"{os.getpid()}-{secrets.token_hex(8)}"
+        sender = Sender(settings.policy, utc_now)
+        return Deliverer(identity, self.database, self.hints, sender, self.faces, settings, now=utc_now)
+
+    def make_work(self) -> "Work":
+        """Make an executor and a deliverer for a process of which they are the purpose."""
+        from jobrunner.work import Work
+
+        return Work(self.make_executor(owns_process=True), self.make_deliverer(), self.executor_lock)
+
+    @property
+    def faces(self) -> Mapping[str, "Face"]:
+        """What is told of an ended job, by the face of the service that it came through (`Job.api`)."""
+
+        def tell_v1(job: "Job") -> "Message":
+            # Here, since it loads much that an executor needs for nothing else.
+            from jobrunner.service.callbacks import render_message
+
+            return render_message(job, self.output)
+
+        return {"v1": tell_v1}
+
 
 def open_house(config: Config | None = None) -> House:
     """Read the configuration if it was not given, set up logging, and say what is odd.
@@ -270,9 +315,11 @@ def create_standalone_app(config: Config | None = None) -> "Flask":
     Raises:
         ConfigError, StorageError, OSError: the service can't work like this.
     """
+    from jobrunner.work import EmbeddedWork
+
     house = open_house(config)
     app = _make_app(house)
-    embedded = app.extensions["jobrunner.executor"] = EmbeddedExecutor(house)
+    embedded = app.extensions["jobrunner.executor"] = EmbeddedWork(house.make_work)
     # gunicorn starts it with our settings when a worker is up. A server
     # without them has to wait for the first request, the first sign of being
     # a worker and not the parent of one.
@@ -295,6 +342,7 @@ def make_services(house: House) -> "Services":
         jobs=house.jobs,
         output=house.output,
         files=house.files,
+        callbacks=house.callbacks,
         access=house.access,
         catalogue=house.catalogue,
         health=house.health,
@@ -304,66 +352,17 @@ def make_services(house: House) -> "Services":
     )
 
 
-class EmbeddedExecutor:
-    """The executor inside a web worker, for a server that was not started by ``jobrunner serve``.
-
-    Every worker has one; that which gets the lock runs the jobs. When it dies,
-    the kernel frees the lock, and another takes over.
-    """
-
-    def __init__(self, house: House) -> None:
-        self._house = house
-        self._started_in: int | None = None
-        self._stopping = threading.Event()
-        self._executor: Executor | None = None
-        self._thread: threading.Thread | None = None
-        self._guard = threading.Lock()
-
-    def ensure_started(self) -> None:
-        """Start the thread, once in each process: a fork does not take threads along."""
-        if self._started_in == os.getpid():
-            return
-        with self._guard:
-            if self._started_in != os.getpid():
-                self._started_in = os.getpid()
-                self._thread = threading.Thread(target=self._run, name="executor", daemon=True)
-                self._thread.start()
-
-    def stop(self) -> None:
-        """Give the jobs up, to whoever takes the lock next, and return when that is done."""
-        self._stopping.set()
-        if self._executor is not None:
-            self._executor.stop()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            executor = self._executor = self._house.make_executor(owns_process=True)
-            if not self._stopping.is_set():
-                executor.run(FileLock(self._house.executor_lock))
-        except Exception:
-            logger.exception("the executor has failed; this worker ends, so that another takes over")
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 def run_executor(house: House) -> bool:
-    """Be the executor process: wait for the lock, run jobs until SIGTERM, SIGINT, SIGHUP, or the end of a drain.
+    """Be the executor process: wait for the lock, work until SIGTERM, SIGINT, SIGHUP, or the end of a drain.
 
     SIGHUP leaves running jobs to the executor that takes over, whatever ``on_stop`` says.
 
     Returns:
         Whether it ended because it was drained.
     """
-    executor = house.make_executor(owns_process=True)
+    work = house.make_work()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: executor.stop())
-    signal.signal(signal.SIGHUP, lambda *_: executor.stop(leave_jobs=True))
+        signal.signal(number, lambda *_: work.stop())
+    signal.signal(signal.SIGHUP, lambda *_: work.stop(leave_jobs=True))
     settle()
-    executor.run(
-        FileLock(house.executor_lock),
-        on_standby=lambda: tell_parent(STANDBY),
-        on_ready=lambda: tell_parent(READY),
-        until_drained=True,
-    )
-    return executor.is_drained
+    return work.run(on_standby=lambda: tell_parent(STANDBY), on_ready=lambda: tell_parent(READY), until_drained=True)

@@ -16,129 +16,45 @@ import difflib
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from jobrunner import config_values as read
+from jobrunner.config_values import Secret
+from jobrunner.domain.addresses import AddressPolicy, Rule
 from jobrunner.domain.errors import ConfigError
 
-Parser = Callable[[str], Any]
 
-
-def parse_duration(text: str) -> float:
-    """Read seconds: a plain number, or one with ``s m h d w`` (``30d``).
-
-    Raises:
-        ValueError: the text is none of these.
-    """
-    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,9})?)([smhdw]?)", text, re.ASCII)
-    if not found:
-        raise ValueError("expected seconds, or a number with s, m, h, d or w, like 30d")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[found[2]]
-
-
-def parse_size(text: str) -> int:
-    """Read bytes: a plain number, or one with ``K M G T`` (powers of 1024).
-
-    Raises:
-        ValueError: the text is none of these.
-    """
-    found = re.fullmatch(r"(\d{1,18})([KMGT]?)", text, re.ASCII | re.IGNORECASE)
-    if not found:
-        raise ValueError("expected bytes, or a number with K, M, G or T, like 10G")
-    return int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[found[2].upper()]
-
-
-def _yes_no(text: str) -> bool:
-    try:
-        return {"yes": True, "no": False}[text.lower()]
-    except KeyError:
-        raise ValueError("expected yes or no") from None
-
-
-def _whole(low: int, high: int | None = None) -> Parser:
-    def parse(text: str) -> int:
-        expected = f"a whole number from {low} to {high}" if high is not None else f"a whole number of at least {low}"
-        if not re.fullmatch(r"\d{1,18}", text, re.ASCII) or int(text) < low or (high is not None and int(text) > high):
-            raise ValueError(f"expected {expected}")
-        return int(text)
-
-    return parse
-
-
-def _size(low: int = 0) -> Parser:
-    def parse(text: str) -> int:
-        value = parse_size(text)
-        if value < low:
-            raise ValueError(f"expected at least {low}")
-        return value
-
-    return parse
-
-
-def _seconds(low: float = 0.0) -> Parser:
-    def parse(text: str) -> float:
-        value = parse_duration(text)
-        if value < low:
-            raise ValueError(f"expected at least {low:g} seconds")
-        return value
-
-    return parse
-
-
-def _one_of(*choices: str) -> Parser:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"expected {' or '.join(choices)}")
-        return text
-
-    return parse
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip().lower() for name in text.split(",") if name.strip())
-
-
-def _cgroup(text: str) -> str:
-    if text not in {"auto", "no"} and not text.startswith("/"):
-        raise ValueError("expected auto, no, or the absolute path of a control group")
-    return text
-
-
-def _path(text: str) -> Path:
-    if not text:
-        raise ValueError("expected a path")
-    return Path(text)
-
-
-def _host(text: str) -> str:
-    if not text or re.search(r"[\s/]", text):
-        raise ValueError("expected an address or a host name")
-    return text
-
-
-def _setting(default: Any, parse: Parser, doc: str) -> Any:
+def _setting(default: Any, parse: read.Parser, doc: str) -> Any:
     """Describe one setting: its default, how its text is read, and what it means."""
-    return field(default=default, metadata={"parse": parse, "doc": doc})
+    return field(default=default, metadata={"parse": parse, "doc": doc}, repr=parse is not read.secrets)
+
+
+_DENY = (
+    "169.254.0.0/16, fe80::/10, 0.0.0.0/8, ::, 224.0.0.0/4, ff00::/8,"
+    " fd00:ec2::/32, fd20:ce::254, 100.100.100.200, 168.63.129.16, 192.0.0.192"
+)
+"""Link-local, unspecified and multicast addresses; and where clouds tell a machine its secrets besides."""
 
 
 @dataclass(frozen=True)
 class Server:
     """``[server]``: HTTP."""
 
-    host: str = _setting("127.0.0.1", _host, "address to listen on")
-    port: int = _setting(8080, _whole(0, 65535), "0 takes a free one")
-    unix_socket: Path | None = _setting(None, _path, "listen on this socket instead")
-    workers: int = _setting(2, _whole(1, 256), "processes that answer requests")
-    threads: int = _setting(8, _whole(1, 1024), "for ordinary requests, in each worker")
-    pin_workers: bool = _setting(True, _yes_no, "each worker on a CPU of its own, if there are enough")
-    max_followers: int = _setting(64, _whole(0, 4096), "streams of output that are followed, over all workers")
-    max_waiters: int = _setting(64, _whole(0, 4096), "requests that wait for a job's end, over all workers")
-    max_wait: float = _setting(60.0, _seconds(), "ceiling of Prefer: wait")
-    max_body_bytes: int = _setting(16777216, _size(1), "largest request body")
-    allowed_hosts: tuple[str, ...] = _setting((), _names, "names this service is called by, besides loopback and bind")
+    host: str = _setting("127.0.0.1", read.host, "address to listen on")
+    port: int = _setting(8080, read.whole(0, 65535), "0 takes a free one")
+    unix_socket: Path | None = _setting(None, read.path, "listen on this socket instead")
+    workers: int = _setting(2, read.whole(1, 256), "processes that answer requests")
+    threads: int = _setting(8, read.whole(1, 1024), "for ordinary requests, in each worker")
+    pin_workers: bool = _setting(True, read.yes_no, "each worker on a CPU of its own, if there are enough")
+    max_followers: int = _setting(64, read.whole(0, 4096), "streams of output that are followed, over all workers")
+    max_waiters: int = _setting(64, read.whole(0, 4096), "requests that wait for a job's end, over all workers")
+    max_wait: float = _setting(60.0, read.seconds(), "ceiling of Prefer: wait")
+    max_body_bytes: int = _setting(16777216, read.size(1), "largest request body")
+    allowed_hosts: tuple[str, ...] = _setting((), read.names, "names of this service besides loopback and bind")
 
     @property
     def waiters_per_worker(self) -> int:
@@ -155,32 +71,34 @@ class Server:
 class Database:
     """``[database]``."""
 
-    synchronous: str = _setting("full", _one_of("full", "normal"), "for the commit that acknowledges a submission")
+    synchronous: str = _setting("full", read.one_of("full", "normal"), "for the commit that acknowledges a submission")
 
 
 @dataclass(frozen=True)
 class Storage:
     """``[storage]``: where things are kept."""
 
-    data_dir: Path = _setting(Path("./data"), _path, "relative to the current directory")
-    scripts_dir: Path | None = _setting(None, _path, "the catalogue; default DATA/scripts")
-    keep_scratch: bool = _setting(True, _yes_no, "until the job is purged; no: only until it has ended")
-    min_free_bytes: int = _setting(104857600, _size(), "below this, nothing is accepted")
+    data_dir: Path = _setting(Path("./data"), read.path, "relative to the current directory")
+    scripts_dir: Path | None = _setting(None, read.path, "the catalogue; default DATA/scripts")
+    keep_scratch: bool = _setting(True, read.yes_no, "until the job is purged; no: only until it has ended")
+    min_free_bytes: int = _setting(104857600, read.size(), "below this, nothing is accepted")
 
 
 @dataclass(frozen=True)
 class Executor:
     """``[executor]``: how jobs run."""
 
-    max_running: int = _setting(16, _whole(1, 1024), "jobs at a time")
-    max_queued: int = _setting(10000, _whole(1), "jobs that may wait; beyond, a submission is answered with 503")
-    default_timeout: float = _setting(3600.0, _seconds(0.001), "seconds a job may run if it does not say")
-    max_timeout: float = _setting(86400.0, _seconds(0.001), "most seconds a job may ask for")
-    grace: float = _setting(10.0, _seconds(), "seconds between SIGTERM and SIGKILL")
-    on_stop: str = _setting("keep", _one_of("keep", "kill"), "what SIGTERM of the service does to running jobs")
-    cgroup: str = _setting("auto", _cgroup, "where each job gets a control group of its own: auto, no, or a directory")
+    max_running: int = _setting(16, read.whole(1, 1024), "jobs at a time")
+    max_queued: int = _setting(10000, read.whole(1), "jobs that may wait; beyond, a submission is answered with 503")
+    default_timeout: float = _setting(3600.0, read.seconds(0.001), "seconds a job may run if it does not say")
+    max_timeout: float = _setting(86400.0, read.seconds(0.001), "most seconds a job may ask for")
+    grace: float = _setting(10.0, read.seconds(), "seconds between SIGTERM and SIGKILL")
+    on_stop: str = _setting("keep", read.one_of("keep", "kill"), "what SIGTERM of the service does to running jobs")
+    cgroup: str = _setting(
+        "auto", read.cgroup, "where each job gets a control group of its own: auto, no, or a directory"
+    )
     kill_leftovers: bool = _setting(
-        True, _yes_no, "end what an ended job has left behind, in whatever group or session"
+        True, read.yes_no, "end what an ended job has left behind, in whatever group or session"
     )
 
 
@@ -188,32 +106,56 @@ class Executor:
 class Output:
     """``[output]``: how much of what a job writes is kept."""
 
-    max_bytes: int = _setting(67108864, _size(16384), "most that is kept of each stream of a job")
-    on_limit: str = _setting("drop-middle", _one_of("drop-middle", "kill"), "what happens to a job that writes more")
+    max_bytes: int = _setting(67108864, read.size(16384), "most that is kept of each stream of a job")
+    on_limit: str = _setting(
+        "drop-middle", read.one_of("drop-middle", "kill"), "what happens to a job that writes more"
+    )
 
 
 @dataclass(frozen=True)
 class Policy:
     """``[policy]``: what jobs may be."""
 
-    allow_shell: bool = _setting(True, _yes_no, "accept command and source")
+    allow_shell: bool = _setting(True, read.yes_no, "accept command and source")
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """``[callbacks]``: who is told of the end of jobs, and how."""
+
+    secret: tuple[Secret, ...] = _setting(
+        (), read.secrets, "signs (Standard Webhooks); several while one replaces another"
+    )
+    schedule: tuple[float, ...] = _setting(
+        (0.0, 5.0, 30.0, 120.0, 600.0, 3600.0, 21600.0, 86400.0), read.schedule, "seconds before each attempt"
+    )
+    timeout: float = _setting(15.0, read.seconds(0.1), "seconds for an attempt, all in all")
+    max_sending: int = _setting(32, read.whole(1, 1024), "attempts at a time")
+    max_per_receiver: int = _setting(8, read.whole(1, 1024), "attempts at a time to one host and port")
+    allow: tuple[Rule, ...] = _setting((), read.rules, "hosts and networks; only these")
+    deny: tuple[Rule, ...] = _setting(read.rules(_DENY), read.rules, "hosts and networks; not these, though allowed")
+
+    @property
+    def policy(self) -> AddressPolicy:
+        """Where callbacks may go."""
+        return AddressPolicy(self.allow, self.deny)
 
 
 @dataclass(frozen=True)
 class Gc:
     """``[gc]``: how long ended jobs are kept."""
 
-    keep: int = _setting(10000, _whole(0), "ended jobs")
-    max_age: float = _setting(2592000.0, _seconds(), "seconds since the end")
-    max_bytes: int = _setting(10737418240, _size(), "disk blocks of all ended jobs")
+    keep: int = _setting(10000, read.whole(0), "ended jobs")
+    max_age: float = _setting(2592000.0, read.seconds(), "seconds since the end")
+    max_bytes: int = _setting(10737418240, read.size(), "disk blocks of all ended jobs")
 
 
 @dataclass(frozen=True)
 class Logging:
     """``[logging]``."""
 
-    format: str = _setting("text", _one_of("text", "json"), "one line a record either way")
-    level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "least level that is written")
+    format: str = _setting("text", read.one_of("text", "json"), "one line a record either way")
+    level: str = _setting("info", read.one_of("debug", "info", "warning", "error"), "least level that is written")
 
 
 @dataclass(frozen=True)
@@ -232,6 +174,7 @@ class Config:
     output: Output = field(default_factory=Output)
     environment: Mapping[str, str] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
+    callbacks: Callbacks = field(default_factory=Callbacks)
     gc: Gc = field(default_factory=Gc)
     logging: Logging = field(default_factory=Logging)
     warnings: tuple[str, ...] = ()
@@ -274,6 +217,7 @@ SECTIONS: dict[str, type[Any]] = {
     "executor": Executor,
     "output": Output,
     "policy": Policy,
+    "callbacks": Callbacks,
     "gc": Gc,
     "logging": Logging,
 }
@@ -308,7 +252,7 @@ def render_value(value: Any) -> str | None:
         case bool():
             return "yes" if value else "no"
         case tuple():
-            return ", ".join(value)
+            return ", ".join(str(render_value(part)) for part in value)
         case float():
             return f"{value:.15g}"
         case _:
@@ -342,7 +286,7 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
         try:
             parsed[section][key] = SECTIONS[section].__dataclass_fields__[key].metadata["parse"](text)
         except ValueError as error:
-            problems.append(f"{where} = {text}: {error}")
+            problems.append(f"{where}: {error}" if key == "secret" else f"{where} = {text}: {error}")
             invalid.add((section, key))
     sections = {section: kind(**parsed[section]) for section, kind in SECTIONS.items()}
     config = Config(**sections, environment=jobs_environment, warnings=tuple(warnings))

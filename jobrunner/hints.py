@@ -3,8 +3,9 @@
 A hint carries no state: what it is about is in the database, and whoever
 waits for one also looks by itself after a while. So any hint may be lost.
 
-The executor listens at ``DATA/run/executor.sock`` for a `Hint`. Whoever waits
-for the end of a job listens at an abstract address made of the job's id
+The executor listens at ``DATA/run/executor.sock`` for a `Hint`, and who sends
+callbacks at ``DATA/run/callbacks.sock`` for any datagram. Whoever waits for
+the end of a job listens at an abstract address made of the job's id
 (unix(7)): no file that could be left over, and nobody to tell who waits.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Self
 
 _EXECUTOR = "executor.sock"
+_DELIVERER = "callbacks.sock"
 
 
 class Hint(Enum):
@@ -85,11 +87,18 @@ class Hints:
 
     def open_executor_inbox(self) -> Inbox:
         """Listen as the executor of this data directory; its lock must be held."""
+        return self._open_inbox(_EXECUTOR)
+
+    def open_deliverer_inbox(self) -> Inbox:
+        """Listen as the one who sends the callbacks of this data directory."""
+        return self._open_inbox(_DELIVERER)
+
+    def _open_inbox(self, name: str) -> Inbox:
         bound = _make_socket()
-        mine = f"{_EXECUTOR}.{os.getpid()}.{bound.fileno()}"
+        mine = f"{name}.{os.getpid()}.{bound.fileno()}"
         bound.bind(self._address(mine))
         # In the place of one who died; at no moment is there none.
-        (self._directory / mine).rename(self._directory / _EXECUTOR)
+        (self._directory / mine).rename(self._directory / name)
         return Inbox(bound)
 
     def open_job_inbox(self, job_id: str) -> Inbox:
@@ -104,11 +113,20 @@ class Hints:
 
     def wake_executor(self, hint: Hint) -> None:
         """Tell the executor that there is something to do."""
-        with suppress(OSError):  # nobody listens, or has too much to do: they look by themselves soon
-            self._socket.sendto(hint.value, self._address(_EXECUTOR))
+        self._wake(_EXECUTOR, hint.value)
 
-    def job_ended(self, job_id: str) -> None:
-        """Tell everyone who waits for the end of this job."""
+    def wake_deliverer(self) -> None:
+        """Tell who sends callbacks that one is due."""
+        self._wake(_DELIVERER, b"!")
+
+    def _wake(self, name: str, hint: bytes) -> None:
+        with suppress(OSError):  # nobody listens, or has too much to do: they look by themselves soon
+            self._socket.sendto(hint, self._address(name))
+
+    def job_ended(self, job_id: str, *, owes_callback: bool = False) -> None:
+        """Tell everyone who waits for the end of this job, and who sends its callback."""
+        if owes_callback:
+            self.wake_deliverer()
         for place in range(_PLACES):
             try:
                 self._socket.sendto(b"!", _job_address(job_id, place))

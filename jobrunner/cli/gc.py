@@ -3,7 +3,8 @@
 import click
 
 from jobrunner.cli.common import open_data, print_json, reads
-from jobrunner.config import Gc, parse_duration, parse_size
+from jobrunner.config import Gc
+from jobrunner.config_values import parse_duration, parse_size
 from jobrunner.locks import FileLock
 from jobrunner.service.gc import Report
 

@@ -5,7 +5,7 @@ from datetime import datetime
 import click
 
 from jobrunner.cli.common import json_option, open_data, print_json, print_table, reads
-from jobrunner.config import parse_duration
+from jobrunner.config_values import parse_duration
 from jobrunner.domain.access import EVERYTHING, Grant, Scope
 from jobrunner.service.document import render_time
 from jobrunner.store.tokens import Token

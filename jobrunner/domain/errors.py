@@ -15,6 +15,7 @@
     │   ├── JobNotEnded
     │   ├── JobNotRunning
     │   ├── NameInUse
+    │   ├── NoCallback
     │   └── TokenExists
     ├── TooBusy                  a bound is reached; try again later
     │   ├── QueueFull
@@ -144,6 +145,13 @@ class NameInUse(Conflict):
     def __init__(self, name: str, job_id: str | None) -> None:
         super().__init__(f"a job named {name!r} is queued or running, and this one is exclusive")
         self.job_id = job_id
+
+
+class NoCallback(Conflict):
+    """Nobody is to be told of this job."""
+
+    def __init__(self) -> None:
+        super().__init__("the job has no callback_url")
 
 
 class TokenExists(Conflict):

@@ -82,6 +82,7 @@ class JobSpec:
         timeout: seconds that the job may run.
         grace: seconds between SIGTERM and SIGKILL.
         inputs: what came with it; the content is stored beside the row.
+        callback_url: who is told of its end; None: nobody.
     """
 
     kind: StepKind
@@ -96,6 +97,7 @@ class JobSpec:
     priority: Priority = Priority.NORMAL
     labels: Mapping[str, str] = field(default_factory=dict)
     inputs: tuple[InputInfo, ...] = ()
+    callback_url: str | None = None
 
     def command_line(self, source_path: str) -> tuple[str, ...]:
         """Return the exact argv of the process.
@@ -164,8 +166,10 @@ class JobSpec:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], *, name: str | None, priority: Priority) -> Self:
-        """Turn stored JSON back; name and priority have columns of their own."""
+    def from_json(
+        cls, data: Mapping[str, Any], *, name: str | None, priority: Priority, callback_url: str | None = None
+    ) -> Self:
+        """Turn stored JSON back; name, priority and callback have columns of their own."""
         return cls(
             kind=StepKind(data["kind"]),
             argv=tuple(data["argv"]),
@@ -179,6 +183,7 @@ class JobSpec:
             priority=priority,
             labels=data["labels"],
             inputs=tuple(InputInfo(InputKind(kind), name, size) for kind, name, size in data["inputs"]),
+            callback_url=callback_url,
         )
 
 

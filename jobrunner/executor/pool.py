@@ -333,7 +333,7 @@ class Executor:
         ended, following = written
         if ended:
             logger.info("%s", describe(end))
-            self._hints.job_ended(run.job.id)
+            self._hints.job_ended(run.job.id, owes_callback=run.job.spec.callback_url is not None)
         run.release()
         if ended:
             self._clear_away(run.job.id)
@@ -354,7 +354,7 @@ class Executor:
             self._hints.wake_executor(Hint.QUEUED)
         elif state is not None:
             logger.info("was canceled before it was started")
-            self._hints.job_ended(job.id)
+            self._hints.job_ended(job.id, owes_callback=job.spec.callback_url is not None)
 
     def _end(self) -> None:
         """Give running jobs up, or end them; return when all threads have."""

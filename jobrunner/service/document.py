@@ -24,8 +24,18 @@ def job_path(job: Job) -> str:
     return f"/v1/jobs/{job.id}"
 
 
-def render_job(job: Job, output: OutputService, *, include_output: bool = False) -> dict[str, Any]:
-    """Make the document of a job; ``output`` knows its files."""
+def render_job(
+    job: Job, output: OutputService, *, include_output: bool = False, text_most: int = TEXT_MOST
+) -> dict[str, Any]:
+    """Make the document of a job.
+
+    Args:
+        job: of what.
+        output: knows its files.
+        include_output: whether to show what the job has written.
+        text_most: most bytes of each stream then.
+    """
+    most = text_most if include_output else 0
     spec, status = job.spec, job.status
     exit_code = status.code if status else None
     signal = signal_name(status.signal) if status and status.signal is not None else None
@@ -51,11 +61,12 @@ def render_job(job: Job, output: OutputService, *, include_output: bool = False)
         "duration": duration,
         "timeout": spec.timeout,
         "grace": spec.grace,
+        "callback_url": spec.callback_url,
         "env_names": sorted(spec.env),
         "stdin": {"bytes": sum(info.size for info in spec.input_info(InputKind.STDIN))},
         "files": [{"name": info.name, "bytes": info.size} for info in spec.input_info(InputKind.FILE)],
-        "stdout": _render_stream(job, output, Stream.STDOUT, include_text=include_output),
-        "stderr": _render_stream(job, output, Stream.STDERR, include_text=include_output),
+        "stdout": _render_stream(job, output, Stream.STDOUT, most),
+        "stderr": _render_stream(job, output, Stream.STDERR, most),
         "cancel": _render_cancel(job, job.cancel) if job.cancel else None,
     }
 
@@ -91,7 +102,7 @@ def _render_step(job: Job, output: OutputService, exit_code: int | None, signal:
     }
 
 
-def _render_stream(job: Job, output: OutputService, stream: Stream, *, include_text: bool) -> dict[str, Any]:
+def _render_stream(job: Job, output: OutputService, stream: Stream, most: int) -> dict[str, Any]:
     size = output.size(job, stream)
     hole = job.holes.get(stream)
     document: dict[str, Any] = {
@@ -99,8 +110,8 @@ def _render_stream(job: Job, output: OutputService, stream: Stream, *, include_t
         "dropped_bytes": hole.size if hole else 0,
         "href": f"{job_path(job)}/{stream.value}",
     }
-    if include_text:
-        document["text_offset"], data = output.tail(job, stream, TEXT_MOST) if size else (0, b"")
+    if most:
+        document["text_offset"], data = output.tail(job, stream, most) if size else (0, b"")
         document["text"] = data.decode(errors="replace")
     return document
 

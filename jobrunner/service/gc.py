@@ -9,7 +9,7 @@ from functools import partial
 from jobrunner.clock import Now
 from jobrunner.config import Gc
 from jobrunner.spool import Spool
-from jobrunner.store import jobs as store
+from jobrunner.store import retention as store
 from jobrunner.store.engine import Database
 
 ORPHAN_AGE = 3600.0
@@ -99,7 +99,8 @@ class GcService:
     def run(self, limits: Gc, *, dry_run: bool = False) -> Report:
         """Purge what is beyond the limits, directories of no job, and what ended jobs do not keep.
 
-        Jobs that have not ended are never touched. A directory that can't be
+        Jobs that have not ended are never touched, nor those whose callback
+        is still owed: it tells of their output. A directory that can't be
         removed stops nothing: the report names it.
 
         Args:
@@ -156,9 +157,11 @@ class GcService:
         oldest = self._now() - timedelta(seconds=min(limits.max_age, 1e9))
         kept, kept_bytes, is_full = 0, 0, False
         purges: list[Purge] = []
-        for number, job_id, finished_at, at_end in self._ended_jobs():
+        for number, job_id, finished_at, at_end, is_owed in self._ended_jobs():
             disk_bytes = sizes.get(number, at_end)
-            if kept >= limits.keep:
+            if is_owed:
+                reason = None
+            elif kept >= limits.keep:
                 reason = "keep"
             elif finished_at < oldest:
                 reason = "max_age"
@@ -166,10 +169,12 @@ class GcService:
                 # All that is older goes too, though it might fit: the newest stay, without holes.
                 reason, is_full = "max_bytes", True
             else:
+                reason = None
+            if reason is None:
                 kept += 1
                 kept_bytes += disk_bytes
-                continue
-            purges.append(Purge(number, job_id, reason, disk_bytes))
+            else:
+                purges.append(Purge(number, job_id, reason, disk_bytes))
         return kept, purges
 
     def _ended_jobs(self) -> Iterator[store.Ended]:
@@ -184,7 +189,7 @@ class GcService:
 
     def _purge(self, purges: list[Purge]) -> list[Failure]:
         gone = self._database.insist(
-            lambda connection: [purge for purge in purges if store.delete_ended_job(connection, purge.number)]
+            lambda connection: [purge for purge in purges if store.purge_job(connection, purge.number)]
         )
         # After the rows: a crash in between leaves orphans, which the next run finds.
         return _remove(self._spool.remove, [purge.id for purge in gone])

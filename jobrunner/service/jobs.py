@@ -100,7 +100,7 @@ class JobService:
             TooBusy: too many wait already, the queue is full, or the service is drained; nothing was stored.
             StorageError: nothing was stored.
         """
-        self._require(caller, asked)
+        self._require(caller, _script(asked), asked)
         spec, inputs = self._specs.make(asked)
         return self._add(spec, inputs, caller, wait, key)
 
@@ -116,10 +116,17 @@ class JobService:
             # Who may run something has to see it, to know what it is.
             job = self._access.job_for(connection, reference, caller, Scope.READ)
             inputs = store.load_inputs(connection, job.number)
-        surroundings = bool(job.spec.env) or job.spec.cwd is not None
-        self._access.require_submission(caller, self._specs.script(job.spec), changes_surroundings=surroundings)
-        self._specs.check(job.spec)
+        self.require_again(job.spec, caller)
         return self._add(job.spec, inputs, caller, wait, key)
+
+    def require_again(self, spec: JobSpec, caller: Caller) -> None:
+        """Let those pass who may submit today what is a job already.
+
+        Raises:
+            InvalidRequest, Forbidden: it would not be accepted, or not of this caller.
+        """
+        self._require(caller, self._specs.script(spec), spec)
+        self._specs.check(spec)
 
     def plan(self, asked: Submission, caller: Caller) -> Plan:
         """Say what a submission would run, or refuse it as `submit` would; nothing is stored.
@@ -127,16 +134,17 @@ class JobService:
         Raises:
             InvalidRequest, Forbidden, NameInUse, TooBusy, StorageError: as `submit`.
         """
-        self._require(caller, asked)
+        self._require(caller, _script(asked), asked)
         spec, _ = self._specs.make(asked)
         with self._database.read() as connection:
             self._admission.check(connection, spec, caller)
         return Plan(spec, self._specs.limits(), self._specs.rule(spec))
 
-    def _require(self, caller: Caller, asked: Submission) -> None:
-        script = asked.words[0] if asked.kind is StepKind.SCRIPT else None
+    def _require(self, caller: Caller, script: str | None, asked: Submission | JobSpec) -> None:
         surroundings = bool(asked.env) or asked.cwd is not None
         self._access.require_submission(caller, script, changes_surroundings=surroundings)
+        if asked.callback_url is not None:
+            self._access.require(caller, Scope.READ)  # a callback has the job's output
 
     def _add(
         self, spec: JobSpec, inputs: list[Input], caller: Caller, wait: float, key: IdempotencyKey | None
@@ -239,7 +247,7 @@ class JobService:
         # Only once the request is committed: the process may die at once, and
         # whoever reaps it must be able to read why.
         if job.state.is_ended:
-            self._hints.job_ended(job.id)
+            self._hints.job_ended(job.id, owes_callback=job.spec.callback_url is not None)
         else:
             self._hints.wake_executor(Hint.CONTROL)
         return job
@@ -267,7 +275,7 @@ class JobService:
         return job
 
     def delete(self, reference: str, caller: Caller, *, force: bool, patience: float) -> None:
-        """Forget a job and remove its files.
+        """Forget a job and remove its files. Nobody is told of it any more, though a callback be owed.
 
         Args:
             reference: which job.
@@ -296,6 +304,10 @@ class JobService:
         self._database.insist(write, durable=True)
         # After the row: a crash in between leaves a directory that gc removes.
         self._spool.remove(job.id)
+
+
+def _script(asked: Submission) -> str | None:
+    return asked.words[0] if asked.kind is StepKind.SCRIPT else None
 
 
 def _signal_number(name: str) -> int:

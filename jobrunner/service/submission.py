@@ -1,9 +1,11 @@
 """From what a client asked for to what will be run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from jobrunner.config import Executor, Output, Policy
+from jobrunner.domain.addresses import AddressPolicy
+from jobrunner.domain.callback import parse_url
 from jobrunner.domain.errors import InvalidRequest, Problem, ShellNotAllowed
 from jobrunner.domain.spec import SHELL, Input, InputInfo, InputKind, JobSpec, StepKind, source_interpreter
 from jobrunner.domain.states import Priority
@@ -36,16 +38,28 @@ class Submission:
     exclusive: bool = False
     priority: Priority = Priority.NORMAL
     labels: Mapping[str, str] = field(default_factory=dict)
+    callback_url: str | None = None
 
 
 class SpecMaker:
-    """Applies configuration and policy to submissions."""
+    """Applies configuration and policy to submissions.
 
-    def __init__(self, limits: Executor, output: Output, policy: Policy, catalogue: Catalogue) -> None:
+    Args:
+        limits: how long jobs may run.
+        output: how much is kept of what they write.
+        policy: what they may be.
+        catalogue: the scripts that may be run by name.
+        receivers: where callbacks may go.
+    """
+
+    def __init__(
+        self, limits: Executor, output: Output, policy: Policy, catalogue: Catalogue, receivers: AddressPolicy
+    ) -> None:
         self._limits = limits
         self._output = output
         self._policy = policy
         self._catalogue = catalogue
+        self._receivers = receivers
 
     def make(self, asked: Submission) -> tuple[JobSpec, list[Input]]:
         """Return the specification of the job, and the content of what came with it.
@@ -56,6 +70,7 @@ class SpecMaker:
         """
         self._check_policy(asked.kind)
         problems = self._limit_problems(asked.timeout, asked.grace)
+        problems.extend(self._callback_problems(asked.callback_url))
         inputs = _inputs(asked)
         spec = JobSpec(
             kind=asked.kind,
@@ -70,6 +85,7 @@ class SpecMaker:
             priority=asked.priority,
             labels=asked.labels,
             inputs=tuple(InputInfo(given.kind, given.name, len(given.content)) for given in inputs),
+            callback_url=asked.callback_url,
         )
         problems.extend(spec.problems())
         if problems:
@@ -98,7 +114,9 @@ class SpecMaker:
             InvalidRequest, ShellNotAllowed: it would not be accepted now.
         """
         self._check_policy(spec.kind)
-        if problems := self._limit_problems(spec.timeout, spec.grace):
+        problems = self._limit_problems(spec.timeout, spec.grace)
+        problems.extend(self._callback_problems(spec.callback_url))
+        if problems:
             raise InvalidRequest(problems)
 
     def script(self, spec: JobSpec) -> str | None:
@@ -128,6 +146,17 @@ class SpecMaker:
             problems.append(Problem("#/timeout", f"must be more than 0 and at most {most:g} seconds"))
         problems.extend(self._grace_problems(grace))
         return problems
+
+    def _callback_problems(self, url: str | None) -> Iterator[Problem]:
+        """Name what is wrong with the URL of a callback, as far as that is known without looking its host up."""
+        if url is None:
+            return
+        try:
+            problem = self._receivers.host_problem(parse_url(url).host)
+        except ValueError as error:
+            problem = str(error)
+        if problem is not None:
+            yield Problem("#/callback_url", problem)
 
     def checked_grace(self, grace: float | None) -> float | None:
         """Return a grace period as it was given.

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import CancelRequest, Job, JobEnd, JobError, NewJob, SentSignal
 from jobrunner.domain.spec import Input, InputKind
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Hole, Stream
+from jobrunner.store.callbacks import ENDED, end_job
 from jobrunner.store.models import QUEUED, RUNNING, InputRow, JobRow, LabelRow, SignalRow
 from jobrunner.store.rows import COLUMNS, to_holes, to_job, to_text
 
@@ -47,6 +48,7 @@ def add_job(connection: Connection, new: NewJob, inputs: Sequence[Input]) -> Job
             "spec": json.dumps(spec.to_json(), ensure_ascii=False, separators=(",", ":")),
             "state": JobState.QUEUED.value,
             "created_at": to_text(new.created_at),
+            "callback_url": spec.callback_url,
         },
     ).scalar_one()
     if spec.labels:
@@ -112,12 +114,12 @@ def load_inputs(connection: Connection, number: int) -> list[Input]:
 
 def cancel_queued(connection: Connection, number: int, request: CancelRequest) -> bool:
     """End a job that waits in the queue. False when it does not, or no longer."""
-    done = connection.execute(
+    ending = (
         update(JobRow)
         .where(JobRow.number == number, JobRow.state == QUEUED)
         .values(state=JobState.CANCELED.value, finished_at=to_text(request.at), **_cancel_values(request))
     )
-    return done.rowcount == 1
+    return end_job(connection, ending.returning(*ENDED))
 
 
 def cancel_running(connection: Connection, number: int, request: CancelRequest) -> bool:
@@ -247,13 +249,15 @@ _FINISH = (
             )
         }
     )
+    .returning(*ENDED)
 )  # fmt: skip
 
 
 def finish_job(connection: Connection, number: int, executor: str, end: JobEnd) -> bool:
     """End a running job of this executor. False when another has taken it over or ended it."""
     status = end.status or ExitStatus()
-    done = connection.execute(
+    return end_job(
+        connection,
         _FINISH,
         {
             "of_number": number,
@@ -270,7 +274,6 @@ def finish_job(connection: Connection, number: int, executor: str, end: JobEnd) 
             "new_disk_bytes": end.disk_bytes,
         },
     )
-    return done.rowcount == 1
 
 
 def record_signals(
@@ -314,18 +317,15 @@ def requeue_job(connection: Connection, number: int, executor: str) -> JobState 
     Returns:
         The state it has now; None when it is no longer ours.
     """
-    state = connection.execute(
-        update(JobRow)
-        .where(JobRow.number == number, JobRow.state == RUNNING, JobRow.executor == executor)
-        .values(
-            state=case((JobRow.cancel_at.is_(None), QUEUED), else_=JobState.CANCELED.value),
-            finished_at=JobRow.cancel_at,
-            executor=None,
-            started_at=None,
-        )
-        .returning(JobRow.state)
-    ).scalar_one_or_none()
-    return JobState(state) if state is not None else None
+    ours = update(JobRow).where(JobRow.number == number, JobRow.state == RUNNING, JobRow.executor == executor)
+    never_started = ours.values(executor=None, started_at=None)
+    canceled = never_started.where(JobRow.cancel_at.is_not(None)).values(
+        state=JobState.CANCELED.value, finished_at=JobRow.cancel_at
+    )
+    if end_job(connection, canceled.returning(*ENDED)):
+        return JobState.CANCELED
+    done = connection.execute(never_started.values(state=QUEUED))
+    return JobState.QUEUED if done.rowcount == 1 else None
 
 
 def take_over_jobs(connection: Connection, executor: str) -> list[Job]:
@@ -383,39 +383,3 @@ def list_signals(connection: Connection) -> list[WantedSignal]:
 def remove_signals(connection: Connection, rows: Sequence[int]) -> None:
     """Forget signals that have been sent, or have lost their job."""
     connection.execute(delete(SignalRow).where(SignalRow.id.in_(rows)))
-
-
-# ── by gc ────────────────────────────────────────────────────────────────────
-
-
-class Ended(NamedTuple):
-    """What gc needs to know of an ended job; ``disk_bytes`` are blocks, as they were at its end, or when gc cleared."""
-
-    number: int
-    id: str
-    finished_at: datetime
-    disk_bytes: int
-
-
-def list_ended(connection: Connection, *, before: int, limit: int) -> list[Ended]:
-    """Page through ended jobs, newest first, below this number."""
-    rows = connection.execute(
-        select(JobRow.number, JobRow.id, JobRow.finished_at, JobRow.disk_bytes)
-        .where(JobRow.number < before, JobRow.finished_at.is_not(None))
-        .order_by(JobRow.number.desc())
-        .limit(limit)
-    )
-    return [Ended(row.number, row.id, datetime.fromisoformat(row.finished_at), row.disk_bytes) for row in rows]
-
-
-def set_disk_bytes(connection: Connection, sizes: Mapping[int, int]) -> None:
-    """Write down what the files of ended jobs hold by now, in bytes by number."""
-    for number, size in sizes.items():
-        connection.execute(
-            update(JobRow).where(JobRow.number == number, JobRow.finished_at.is_not(None)).values(disk_bytes=size)
-        )
-
-
-def existing_ids(connection: Connection, ids: Sequence[str]) -> set[str]:
-    """Return which of these jobs there are."""
-    return set(connection.execute(select(JobRow.id).where(JobRow.id.in_(ids))).scalars())

@@ -15,10 +15,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from jobrunner.domain.callback import CallbackState
 from jobrunner.domain.states import JobState
 
 QUEUED: Final[ColumnElement[str]] = literal_column(f"'{JobState.QUEUED.value}'")
 RUNNING: Final[ColumnElement[str]] = literal_column(f"'{JobState.RUNNING.value}'")
+PENDING: Final[ColumnElement[str]] = literal_column(f"'{CallbackState.PENDING.value}'")
 """States as literals: SQLite takes a partial index only for a condition that is spelled out."""
 
 
@@ -75,6 +77,7 @@ class JobRow(Base):
     disk_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
     holes: Mapped[str] = mapped_column(server_default="{}")
     ending: Mapped[str | None]
+    callback_url: Mapped[str | None]
 
     __table_args__ = (
         CheckConstraint(f"state IN ({', '.join(repr(state.value) for state in JobState)})", name="state"),
@@ -149,6 +152,36 @@ class SignalRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     number: Mapped[int] = mapped_column(ForeignKey("job.number", ondelete="CASCADE"), index=True)
     signal: Mapped[int]
+
+
+class CallbackRow(Base):
+    """A callback, from the end of its job on: it is made in the transaction of the end.
+
+    ``receiver`` is host and port of the URL. ``due_at`` is when somebody may
+    take it: the next attempt is due, or the lease of the ``owner``, who is at
+    it, has run out. ``tries`` counts since the end, or since a person has asked
+    to send it again; ``attempts`` is JSON.
+    """
+
+    __tablename__ = "callback"
+
+    number: Mapped[int] = mapped_column(ForeignKey("job.number", ondelete="CASCADE"), primary_key=True)
+    url: Mapped[str]
+    receiver: Mapped[str]
+    state: Mapped[str]
+    due_at: Mapped[str]
+    owner: Mapped[str | None]
+    tries: Mapped[int] = mapped_column(server_default="0")
+    attempts: Mapped[str] = mapped_column(server_default="[]")
+
+    __table_args__ = (
+        CheckConstraint(f"state IN ({', '.join(repr(state.value) for state in CallbackState)})", name="state"),
+    )
+
+
+_CALLBACK = CallbackRow.__table__.c
+# By receiver first: what one of them has not taken must not be in the way of the others.
+_partial("ix_callback_pending", _CALLBACK.receiver, _CALLBACK.due_at, where=_CALLBACK.state == PENDING)
 
 
 class TokenRow(Base):

@@ -16,7 +16,7 @@ COLUMNS = (
     JobRow.executor, JobRow.created_at, JobRow.started_at, JobRow.finished_at, JobRow.exit_code, JobRow.exit_signal,
     JobRow.error_code, JobRow.error_detail, JobRow.cancel_by, JobRow.cancel_at, JobRow.cancel_signal,
     JobRow.cancel_grace, JobRow.signals, JobRow.stdout_bytes, JobRow.stderr_bytes, JobRow.holes,
-    JobRow.ending,
+    JobRow.ending, JobRow.callback_url,
 )  # fmt: skip
 
 
@@ -41,7 +41,9 @@ def to_job(row: Any) -> Job:
         cancel = CancelRequest(
             row.cancel_by, datetime.fromisoformat(row.cancel_at), row.cancel_signal, row.cancel_grace
         )
-    spec = JobSpec.from_json(json.loads(row.spec), name=row.name, priority=Priority.from_rank(row.priority))
+    spec = JobSpec.from_json(
+        json.loads(row.spec), name=row.name, priority=Priority.from_rank(row.priority), callback_url=row.callback_url
+    )
     has_status = row.exit_code is not None or row.exit_signal is not None
     return Job(
         number=row.number,

@@ -5,7 +5,7 @@ from flask_openapi3 import Info, OpenAPI
 from werkzeug.routing import PathConverter
 
 import jobrunner
-from jobrunner.web.api import catalogue, control, events, files, jobs, output, service
+from jobrunner.web.api import callbacks, catalogue, control, events, files, jobs, output, service
 from jobrunner.web.api.documents import ProblemDocument
 from jobrunner.web.errors import register_error_handlers
 from jobrunner.web.guard import register_guard
@@ -44,6 +44,6 @@ def make_flask_app(parts: Services) -> Flask:
     register_error_handlers(app)
     with app.app_context():
         register_guard(app)
-    for module in (jobs, control, output, events, files, catalogue, service):
+    for module in (jobs, control, output, events, files, callbacks, catalogue, service):
         app.register_api(module.bp)
     return app

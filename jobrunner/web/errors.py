@@ -22,6 +22,7 @@ STATUSES: Mapping[type[errors.JobrunnerError], tuple[int, str, str]] = {
     errors.NotFound: (404, "not-found", "Not found"),
     errors.JobNotEnded: (409, "not-ended", "The job has not ended"),
     errors.NameInUse: (409, "name-in-use", "Another job has this name"),
+    errors.NoCallback: (409, "no-callback", "The job has no callback"),
     errors.JobNotRunning: (409, "not-running", "The job is not running"),
     errors.Conflict: (409, "conflict", "Not possible in this state"),
     errors.QueueFull: (503, "queue-full", "The queue is full"),

@@ -8,6 +8,7 @@ from flask import current_app, g
 from jobrunner.config import Server
 from jobrunner.domain.access import Caller
 from jobrunner.service.access import Access
+from jobrunner.service.callbacks import CallbackService
 from jobrunner.service.catalogue import Catalogue
 from jobrunner.service.files import FileService
 from jobrunner.service.health import HealthService
@@ -25,6 +26,7 @@ class Services:
     jobs: JobService
     output: OutputService
     files: FileService
+    callbacks: CallbackService
     access: Access
     catalogue: Catalogue
     health: HealthService

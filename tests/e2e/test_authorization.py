@@ -57,10 +57,12 @@ ROUTES: dict[tuple[str, str], tuple[Ask, set[str]]] = {
     ("files.download", "GET"): (lambda ask: ask("GET", "/v1/jobs/{job}/files/file"), {"read"}),
     ("events.events", "GET"): (lambda ask: ask("GET", "/v1/jobs/{job}/events"), {"read"}),
     ("events.stream_url", "POST"): (lambda ask: ask("POST", "/v1/jobs/{job}/stream-url"), {"read"}),
+    ("callbacks.list_callbacks", "GET"): (lambda ask: ask("GET", "/v1/jobs/{job}/callbacks"), {"read"}),
     ("scripts.list_scripts", "GET"): (lambda ask: ask("GET", "/v1/scripts"), {"read"}),
     ("service.stats", "GET"): (lambda ask: ask("GET", "/v1/stats"), {"read"}),
-    # Who may run a job again has to see it and to submit such a one: tried below.
+    # Who may run a job again, or tell of it, has to see it and to submit such a one: tried below, and with callbacks.
     ("jobs.rerun", "POST"): (lambda ask: ask("POST", "/v1/jobs/{job}/rerun"), set()),
+    ("callbacks.retry", "POST"): (lambda ask: ask("POST", "/v1/jobs/{job}/callbacks/retry"), set()),
 }
 ABOUT_A_JOB = sorted(endpoint for endpoint in ROUTES if endpoint[0].split(".")[0] not in {"scripts", "service"})
 """Also those that list or count jobs; these never say that there is none."""

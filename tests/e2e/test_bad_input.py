@@ -157,7 +157,7 @@ BAD_MEMBERS: list[tuple[dict[str, Any], str]] = [
     ({"command": "true", "~a/b": 1}, "#/~0a~1b"),
     ({"command": "true", "exclusive": True}, "#/exclusive"),
     ({"command": "true", "image": "alpine"}, "#/image"),
-    ({"command": "true", "callback_url": "http://127.0.0.1/"}, "#/callback_url"),
+    ({"command": "true", "callback_url": "http://169.254.169.254/"}, "#/callback_url"),
     ({"steps": [{"command": "true"}]}, "#/steps"),
 ]
 

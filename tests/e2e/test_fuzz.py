@@ -31,6 +31,8 @@ MEMBERS: dict[str, st.SearchStrategy[Any]] = {
     "name": text,
     "priority": st.sampled_from(["low", "normal", "high"]) | text,
     "labels": st.dictionaries(text, text, max_size=3),
+    "callback_url": st.sampled_from(["http://127.0.0.1:1/", "http://[::", "http://0x7f.1:1/a?b#c"])
+    | text.map("http://127.0.0.1:1/{}".format),
 }
 bodies = st.fixed_dictionaries({}, optional={name: kind | junk for name, kind in MEMBERS.items()}) | junk
 PROGRAMS: list[dict[str, Any]] = [{"command": "true"}, {"argv": ["true"]}, {"source": "true"}]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, event
 
 from jobrunner.app import House
 from jobrunner.store.engine import Database
@@ -59,3 +60,16 @@ def house(data_dir: Path) -> Iterator[House]:
     yield built
     built.database.close()
     built.hints.close()
+
+
+@pytest.fixture(autouse=True)
+def ends_no_job_past_the_outbox() -> Iterator[None]:
+    """Fail whatever ends a job but by `store.callbacks.end_job`: its callback would be forgotten."""
+
+    def look(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("UPDATE job SET") and "finished_at" in statement.partition(" WHERE ")[0]:
+            assert "callback_url" in statement.rpartition("RETURNING")[2], f"not by end_job: {statement}"
+
+    event.listen(Engine, "before_cursor_execute", look)
+    yield
+    event.remove(Engine, "before_cursor_execute", look)

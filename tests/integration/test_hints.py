@@ -220,3 +220,13 @@ def test_closing_gives_every_descriptor_back(tmp_path: Path, job_id: str) -> Non
     hints.close()
 
     assert eventually(lambda: _descriptors() == before)
+
+
+def test_who_sends_callbacks_is_told_of_an_end_that_owes_one(hints: Hints, job_id: str) -> None:
+    with hints.open_deliverer_inbox() as inbox, hints.open_executor_inbox() as executor:
+        hints.job_ended(job_id)
+        assert inbox.wait(0) == set()
+
+        hints.job_ended(job_id, owes_callback=True)
+        assert inbox.wait(5)
+        assert executor.wait(0) == set()

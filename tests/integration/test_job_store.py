@@ -15,6 +15,7 @@ from jobrunner.domain.spec import Input, InputKind
 from jobrunner.domain.states import ENDED, JobState, Priority
 from jobrunner.domain.streams import Hole, Stream
 from jobrunner.store import jobs as store
+from jobrunner.store import retention
 from jobrunner.store.engine import Database
 from tests.integration.stored import (
     add_ended,
@@ -528,7 +529,7 @@ def test_ended_jobs_are_paged_newest_first_without_the_others(database: Database
     pages, before = [], 1 << 62
     while True:
         with database.read() as connection:
-            page = store.list_ended(connection, before=before, limit=2)
+            page = retention.list_ended(connection, before=before, limit=2)
         if not page:
             break
         pages.append([job.number for job in page])
@@ -542,7 +543,7 @@ def test_of_many_ids_those_that_exist_are_told(database: Database) -> None:
     jobs = [add_job(database) for _ in range(3)]
 
     with database.read() as connection:
-        found = store.existing_ids(connection, [jobs[0].id, "absent", jobs[2].id])
-        assert store.existing_ids(connection, []) == set()
+        found = retention.existing_ids(connection, [jobs[0].id, "absent", jobs[2].id])
+        assert retention.existing_ids(connection, []) == set()
 
     assert found == {jobs[0].id, jobs[2].id}

@@ -9,10 +9,12 @@ import pytest
 from sqlalchemy import event
 
 from jobrunner.config import Gc
+from jobrunner.domain.callback import Attempt, CallbackState
 from jobrunner.domain.job import JobFilter
 from jobrunner.domain.states import JobState
 from jobrunner.service.gc import GcService
 from jobrunner.spool import Spool
+from jobrunner.store import callbacks, retention
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Connection, Database
 from jobrunner.store.listing import list_jobs
@@ -27,7 +29,7 @@ def recorded(database: Database) -> Iterator[list[Statement]]:
     found: list[Statement] = []
 
     def record(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
-        if statement.split(maxsplit=1)[0] in {"SELECT", "UPDATE", "DELETE", "INSERT"}:
+        if statement.split(maxsplit=1)[0] in {"SELECT", "UPDATE", "DELETE", "INSERT", "WITH"}:
             found.append((statement, parameters))
 
     engines = (database._reader, database._writer)
@@ -55,9 +57,11 @@ def walks(details: list[str]) -> list[str]:
     return [
         detail
         for detail in details
-        if re.match(r"SCAN (job|job_label|job_input)\b", detail) and "INDEX ix_job_queue" not in detail
+        if re.match(r"SCAN (job|job_label|job_input|callback)\b", detail) and "INDEX ix_job_queue" not in detail
     ]
 
+
+CLAIM = callbacks.Claim(3, "receiver:80", "http://receiver/", "2026-01-01T00:00:00.000000Z")
 
 FILTERS: dict[str, JobFilter] = {
     "nothing": JobFilter(),
@@ -97,6 +101,19 @@ WRITES: dict[str, Callable[[Connection], Any]] = {
     "add": lambda connection: store.add_job(connection, new_job(labels={"a": "b"}), ()),
     "delete": lambda connection: store.delete_ended_job(connection, 3),
     "add a signal": lambda connection: store.add_signal(connection, 3, 15),
+    "claim callbacks": lambda connection: callbacks.claim_callbacks(
+        connection, "receiver:80", "me", now=at(1000), until=at(1030), limit=5
+    ),
+    "record an attempt": lambda connection: callbacks.record_attempt(
+        connection,
+        CLAIM,
+        "me",
+        Attempt(at(1), 500, "answered 500"),
+        lambda _: callbacks.Next(CallbackState.FAILED, at(1)),
+    ),
+    "put a callback back": lambda connection: callbacks.put_back(connection, CLAIM, "me", at(1)),
+    "send a callback again": lambda connection: callbacks.send_again(connection, 3, at(1)),
+    "purge": lambda connection: retention.purge_job(connection, 3),
     "remove signals": lambda connection: store.remove_signals(connection, [1, 2]),
 }
 
@@ -108,8 +125,10 @@ READS: dict[str, Callable[[Connection], Any]] = {
     "has queued": store.has_queued,
     "cancel requests": store.list_cancel_requests,
     "signals": store.list_signals,
-    "page of gc": lambda connection: store.list_ended(connection, before=300, limit=50),
-    "existing ids": lambda connection: store.existing_ids(connection, ["a", "b"]),
+    "page of gc": lambda connection: retention.list_ended(connection, before=300, limit=50),
+    "who is owed a callback": callbacks.list_waiting,
+    "a callback": lambda connection: callbacks.find_callback(connection, 3),
+    "existing ids": lambda connection: retention.existing_ids(connection, ["a", "b"]),
 }
 
 
@@ -181,6 +200,20 @@ def test_claims_take_the_queue_s_own_index(filled: Database) -> None:
         details = [detail for statement in statements for detail in plan(filled, statement)]
         assert any("INDEX ix_job_queue" in detail for detail in details), details
         assert not any("USE TEMP B-TREE" in detail for detail in details), details
+
+
+def test_due_callbacks_are_found_by_their_index(filled: Database) -> None:
+    """However much one receiver has not taken: its part of the index is skipped, and read only as far as is claimed."""
+    for name, take in (("claim", WRITES["claim callbacks"]), ("look", READS["who is owed a callback"])):
+        with recorded(filled) as statements, filled.write() as connection:
+            take(connection)
+        details = [detail for statement in statements for detail in plan(filled, statement)]
+        assert any("INDEX ix_callback_pending" in detail for detail in details), (name, details)
+        assert not any("USE TEMP B-TREE" in detail for detail in details), (name, details)
+        assert not any(re.match(r"SCAN callback\b(?!.*ix_callback_pending)", detail) for detail in details), (
+            name,
+            details,
+        )
 
 
 def test_gc_walks_through_ended_jobs_by_their_number_in_pages(filled: Database, data_dir: Any) -> None:

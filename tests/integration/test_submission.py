@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 
-from jobrunner.config import Executor, Output, Policy
+from jobrunner.config import Callbacks, Executor, Output, Policy
 from jobrunner.domain.errors import InvalidRequest, ShellNotAllowed
 from jobrunner.domain.spec import Input, InputInfo, InputKind, StepKind
 from jobrunner.domain.states import Priority
 from jobrunner.service.catalogue import Catalogue
 from jobrunner.service.submission import SpecMaker, Submission
 from tests.factories import argv, shell
+
+RECEIVERS = Callbacks().policy
 
 
 @pytest.fixture
@@ -27,14 +29,14 @@ def scripts(tmp_path: Path) -> Path:
 def maker(scripts: Path) -> SpecMaker:
     """The default configuration, with a ceiling of an hour."""
     return SpecMaker(
-        Executor(default_timeout=60.0, max_timeout=3600.0, grace=5.0), Output(), Policy(), Catalogue(scripts)
+        Executor(default_timeout=60.0, max_timeout=3600.0, grace=5.0), Output(), Policy(), Catalogue(scripts), RECEIVERS
     )
 
 
 @pytest.fixture
 def strict(scripts: Path) -> SpecMaker:
     """A policy without shells."""
-    return SpecMaker(Executor(), Output(), Policy(allow_shell=False), Catalogue(scripts))
+    return SpecMaker(Executor(), Output(), Policy(allow_shell=False), Catalogue(scripts), RECEIVERS)
 
 
 def pointers(maker: SpecMaker, asked: Submission) -> list[str]:
@@ -174,3 +176,42 @@ def test_without_shells_commands_and_sources_are_refused(strict: SpecMaker, aske
 def test_without_shells_programs_and_catalogued_scripts_run(strict: SpecMaker) -> None:
     strict.make(argv("true"))
     strict.make(script("backup"))
+
+
+# ── callbacks ──
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8080/done", "https://hooks.example.org", "http://[::1]/?a=b"])
+def test_a_callback_goes_into_the_specification_as_it_was_given(maker: SpecMaker, url: str) -> None:
+    assert maker.make(argv("true", callback_url=url))[0].callback_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("ftp://example.org/", "http:// or https://"),
+        ("http://user:password@example.org/", "password"),
+        ("http://169.254.169.254/latest/", "[callbacks] deny"),
+        ("http://0xA9FEA9FE/latest/", "[callbacks] deny"),
+        ("http://[::ffff:169.254.169.254]/", "[callbacks] deny"),
+    ],
+)
+def test_a_callback_that_can_go_nowhere_is_refused_at_once(maker: SpecMaker, url: str, words: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        maker.make(argv("true", callback_url=url))
+
+    ((pointer, detail),) = [(found.pointer, found.detail) for found in refusal.value.problems]
+    assert pointer == "#/callback_url"
+    assert words in detail
+
+
+def test_a_callback_of_earlier_is_held_against_the_policy_of_today(scripts: Path) -> None:
+    lax, strict = (
+        SpecMaker(Executor(), Output(), Policy(), Catalogue(scripts), receivers)
+        for receivers in (Callbacks(deny=()).policy, RECEIVERS)
+    )
+    spec, _ = lax.make(argv("true", callback_url="http://169.254.1.1/"))
+
+    lax.check(spec)
+    with pytest.raises(InvalidRequest, match="callback_url"):
+        strict.check(spec)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -35,7 +35,7 @@ class LostHints(Hints):
     def wake_executor(self, hint: Hint) -> None:
         pass
 
-    def job_ended(self, job_id: str) -> None:
+    def job_ended(self, job_id: str, *, owes_callback: bool = False) -> None:
         pass
 
 
@@ -122,16 +122,20 @@ class ExecutorProcess:
     Args:
         house: whose data directory it serves, with whose limits of output.
         shell: what a shell does before it becomes the executor: ``ulimit -n 64``.
+        environment: more variables.
         settings: of the section ``[executor]``.
     """
 
-    def __init__(self, house: House, shell: str = ":", **settings: Any) -> None:
+    def __init__(
+        self, house: House, shell: str = ":", *, environment: Mapping[str, str] | None = None, **settings: Any
+    ) -> None:
         self._house = house
         self._command = ("/bin/sh", "-c", f'{shell}; exec "$@"', "sh", sys.executable, "-m", "jobrunner", "executor")
         values = {"storage_data_dir": house.data_dir, "storage_min_free_bytes": 0}
         values.update({f"executor_{key}": value for key, value in settings.items()})
         values.update({f"output_{key}": value for key, value in vars(house.config.output).items()})
-        self._environment = clean_environment(**{f"JOBRUNNER_{key}".upper(): str(v) for key, v in values.items()})
+        names = {f"JOBRUNNER_{key}".upper(): str(value) for key, value in values.items()}
+        self._environment = clean_environment(**names, **(environment or {}))
         self.log = house.data_dir / "executor.log"
         self.process: subprocess.Popen[bytes] | None = None
 

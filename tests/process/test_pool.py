@@ -155,7 +155,7 @@ class HeldUpHints(Hints):
         self.reached = threading.Event()
         self.go_on = threading.Event()
 
-    def job_ended(self, job_id: str) -> None:  # noqa: ARG002 the signature of Hints
+    def job_ended(self, job_id: str, *, owes_callback: bool = False) -> None:  # noqa: ARG002 the signature of Hints
         self.reached.set()
         self.go_on.wait(10)
 

@@ -10,7 +10,7 @@ from jobrunner.app import House
 from jobrunner.domain.job import ErrorCode, Job
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Hole, Stream
-from jobrunner.store import jobs as store
+from jobrunner.store import retention
 from tests.factories import argv, make_job
 from tests.process.running import get
 
@@ -90,7 +90,7 @@ def check_kept(house: House, job: Job, total: int, stream: Stream = Stream.STDOU
 def check_accounted(house: House, job: Job) -> None:
     """Hold what the row of an ended job, the last one, says of the disk against what it takes up: holes do not."""
     with house.database.read() as connection:
-        (row,) = store.list_ended(connection, before=1 << 62, limit=1)
+        (row,) = retention.list_ended(connection, before=1 << 62, limit=1)
     assert row.number == job.number
     assert disk_bytes(house, job) <= row.disk_bytes < disk_bytes(house, job) + 16 * BLOCK
 

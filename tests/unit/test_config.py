@@ -11,11 +11,10 @@ from jobrunner.config import (
     Config,
     environment_name,
     load_config,
-    parse_duration,
-    parse_size,
     render_value,
     settings,
 )
+from jobrunner.config_values import parse_duration, parse_size
 from jobrunner.domain.errors import ConfigError
 
 
@@ -509,3 +508,46 @@ def test_the_waiters_are_shared_among_the_workers_and_none_goes_without(waiters:
     environ = {"JOBRUNNER_SERVER_MAX_WAITERS": waiters, "JOBRUNNER_SERVER_WORKERS": workers}
 
     assert load_config(None, environ).server.waiters_per_worker == share
+
+
+# ── callbacks ──
+
+KEY = "whsec_" + "QUJD" * 8
+OTHER = "whsec_" + "REVG" * 8
+
+
+def test_several_secrets_sign(ini: Path) -> None:
+    config = load(ini, f"[callbacks]\nsecret = {KEY}, {OTHER}")
+
+    assert [secret.text for secret in config.callbacks.secret] == [KEY, OTHER]
+    assert config.callbacks.secret != load(ini, f"[callbacks]\nsecret = {KEY}, {KEY}").callbacks.secret
+
+
+@pytest.mark.parametrize(
+    "text", ["whsec_QUJD", "whsec_" + "!" * 32, "QUJD" * 8, "whsec_" + "QUJD" * 30, f"{KEY} {KEY}"]
+)
+def test_a_secret_is_never_told_not_even_a_wrong_one(ini: Path, text: str) -> None:
+    (problem,) = problems(ini, f"[callbacks]\nsecret = {text}")
+
+    assert "[callbacks] secret: expected whsec_" in problem
+    assert text not in problem
+    secrets = load(ini, f"[callbacks]\nsecret = {KEY}, {OTHER}").callbacks
+    assert render_value(secrets.secret) == "(not shown), (not shown)"
+    assert KEY not in repr(secrets)
+
+
+def test_a_schedule_is_a_list_of_durations(ini: Path) -> None:
+    config = load(ini, "[callbacks]\nschedule = 0, 1.5, 2m,1h")
+
+    assert config.callbacks.schedule == (0.0, 1.5, 120.0, 3600.0)
+    assert render_value(config.callbacks.schedule) == "0, 1.5, 120, 3600"
+    for text in ("", "soon", "1, -1"):
+        assert "schedule" in problems(ini, f"[callbacks]\nschedule = {text}")[0]
+
+
+def test_rules_about_receivers_are_hosts_and_networks(ini: Path) -> None:
+    config = load(ini, "[callbacks]\nallow = Hooks.example.org, 10.0.0.0/8, ::1\ndeny =")
+
+    assert render_value(config.callbacks.allow) == "hooks.example.org, 10.0.0.0/8, ::1/128"
+    assert config.callbacks.deny == ()
+    assert "host bits" in problems(ini, "[callbacks]\nallow = 10.0.0.1/8")[0]

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from jobrunner.domain.callback import CallbackState
 from jobrunner.domain.job import ErrorCode
 from jobrunner.domain.spec import StepKind
 from jobrunner.domain.states import JobState
@@ -156,6 +157,7 @@ class JobDocument(Document):
     duration: float | None
     timeout: float
     grace: float
+    callback_url: str | None
     env_names: list[str]
     stdin: SizeDocument
     files: list[FileDocument]
@@ -169,6 +171,30 @@ class JobListDocument(Document):
 
     jobs: list[JobDocument]
     next: str | None
+
+
+class AttemptDocument(Document):
+    """A try to send a callback."""
+
+    at: datetime
+    status: int | None
+    error: str | None
+
+
+class CallbackDocument(Document):
+    """What became of a callback; `id` is the `webhook-id` of all its attempts."""
+
+    id: str
+    url: str
+    state: CallbackState
+    next_attempt_at: datetime | None
+    attempts: list[AttemptDocument]
+
+
+class CallbackListDocument(Document):
+    """The callbacks of a job."""
+
+    callbacks: list[CallbackDocument]
 
 
 class StreamUrlDocument(Document):

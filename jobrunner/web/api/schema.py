@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from jobrunner.domain.callback import URL_MAX
 from jobrunner.domain.spec import LABEL_MAX, LABELS_MAX, NAME_MAX, RESERVED_ENV_PREFIX, StepKind
 from jobrunner.domain.states import JobState, Priority
 from jobrunner.service.submission import Submission as Asked
@@ -45,6 +46,9 @@ EnvName = Annotated[str, Field(json_schema_extra={"pattern": rf"^(?!{RESERVED_EN
 LabelKey = Annotated[str, Field(json_schema_extra={"pattern": r"^[^:\u0000-\u001f\u007f]+$", "maxLength": LABEL_MAX})]
 LabelValue = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f]*$", "maxLength": LABEL_MAX})]
 Name = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f]+$", "maxLength": NAME_MAX})]
+CallbackUrl = Annotated[
+    str, Field(json_schema_extra={"format": "uri", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://", "maxLength": URL_MAX})
+]
 Seconds = Annotated[FiniteFloat, Field(json_schema_extra={"minimum": 0})]
 
 
@@ -92,6 +96,7 @@ class Submission(Body):
     labels: dict[LabelKey, LabelValue] = Field(
         {}, description="for filtering", json_schema_extra={"maxProperties": LABELS_MAX}
     )
+    callback_url: CallbackUrl | None = Field(None, description="told when the job ends")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -128,6 +133,7 @@ class Submission(Body):
             exclusive=self.exclusive,
             priority=Priority(self.priority),
             labels=self.labels,
+            callback_url=self.callback_url,
         )
 
 

@@ -1,0 +1,170 @@
+"""How the text of a setting becomes a value: each of these reads a text, or makes a function that does.
+
+What can't be read is a `ValueError` that says what was expected; where the
+text stands is the business of `jobrunner.config`.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jobrunner.domain.addresses import Rule, parse_rule
+
+Parser = Callable[[str], Any]
+
+SECRET_PREFIX = "whsec_"  # noqa: S105 of all secrets of this kind
+
+
+def parse_duration(text: str) -> float:
+    """Read seconds: a plain number, or one with ``s m h d w`` (``30d``).
+
+    Raises:
+        ValueError: the text is none of these.
+    """
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,9})?)([smhdw]?)", text, re.ASCII)
+    if not found:
+        raise ValueError("expected seconds, or a number with s, m, h, d or w, like 30d")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[found[2]]
+
+
+def parse_size(text: str) -> int:
+    """Read bytes: a plain number, or one with ``K M G T`` (powers of 1024).
+
+    Raises:
+        ValueError: the text is none of these.
+    """
+    found = re.fullmatch(r"(\d{1,18})([KMGT]?)", text, re.ASCII | re.IGNORECASE)
+    if not found:
+        raise ValueError("expected bytes, or a number with K, M, G or T, like 10G")
+    return int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[found[2].upper()]
+
+
+def yes_no(text: str) -> bool:
+    """Read ``yes`` or ``no``."""
+    try:
+        return {"yes": True, "no": False}[text.lower()]
+    except KeyError:
+        raise ValueError("expected yes or no") from None
+
+
+def whole(low: int, high: int | None = None) -> Parser:
+    """Read whole numbers, both bounds included."""
+
+    def parse(text: str) -> int:
+        expected = f"a whole number from {low} to {high}" if high is not None else f"a whole number of at least {low}"
+        if not re.fullmatch(r"\d{1,18}", text, re.ASCII) or int(text) < low or (high is not None and int(text) > high):
+            raise ValueError(f"expected {expected}")
+        return int(text)
+
+    return parse
+
+
+def size(low: int = 0) -> Parser:
+    """Read sizes of at least so many bytes."""
+
+    def parse(text: str) -> int:
+        value = parse_size(text)
+        if value < low:
+            raise ValueError(f"expected at least {low}")
+        return value
+
+    return parse
+
+
+def seconds(low: float = 0.0) -> Parser:
+    """Read durations of at least so many seconds."""
+
+    def parse(text: str) -> float:
+        value = parse_duration(text)
+        if value < low:
+            raise ValueError(f"expected at least {low:g} seconds")
+        return value
+
+    return parse
+
+
+def one_of(*choices: str) -> Parser:
+    """Read one of these words."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"expected {' or '.join(choices)}")
+        return text
+
+    return parse
+
+
+def words(text: str) -> list[str]:
+    """Take a list apart at its commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Read names of hosts, in lower case."""
+    return tuple(name.lower() for name in words(text))
+
+
+def cgroup(text: str) -> str:
+    """Read where control groups are made."""
+    if text not in {"auto", "no"} and not text.startswith("/"):
+        raise ValueError("expected auto, no, or the absolute path of a control group")
+    return text
+
+
+def path(text: str) -> Path:
+    """Read the path of a file or directory."""
+    if not text:
+        raise ValueError("expected a path")
+    return Path(text)
+
+
+def host(text: str) -> str:
+    """Read an address or a name to listen on."""
+    if not text or re.search(r"[\s/]", text):
+        raise ValueError("expected an address or a host name")
+    return text
+
+
+class Secret:
+    """A text that is not shown: not in a log, not by ``config show``."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return "(not shown)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+def secrets(text: str) -> tuple[Secret, ...]:
+    """Read secrets that sign callbacks, as the Standard Webhooks have them."""
+    found = words(text)
+    for word in found:
+        try:
+            key = base64.b64decode(word.removeprefix(SECRET_PREFIX), validate=True)
+        except binascii.Error:
+            key = b""
+        if not word.startswith(SECRET_PREFIX) or not 24 <= len(key) <= 64:
+            raise ValueError(f"expected {SECRET_PREFIX} and the base64 of 24 to 64 random bytes")
+    return tuple(map(Secret, found))
+
+
+def schedule(text: str) -> tuple[float, ...]:
+    """Read durations, at least one."""
+    found = tuple(map(parse_duration, words(text)))
+    if not found:
+        raise ValueError("expected at least one duration")
+    return found
+
+
+def rules(text: str) -> tuple[Rule, ...]:
+    """Read hosts and networks."""
+    return tuple(map(parse_rule, words(text)))
