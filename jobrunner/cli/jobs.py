@@ -126,8 +126,7 @@ submit.context_settings["allow_interspersed_args"] = False
 @click.pass_context
 def cancel(ctx: click.Context, job: str, signal: str | None, grace: float | None, *, as_json: bool) -> None:
     """Ask a job to end."""
-    body = {name: value for name, value in (("signal", signal), ("grace", grace)) if value is not None}
-    document = open_client(ctx).cancel(job, body)
+    document = open_client(ctx).cancel(job, signal=signal, grace=grace)
     if as_json:
         print_json(document)
 
