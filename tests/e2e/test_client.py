@@ -50,6 +50,8 @@ def test_whoever_uses_the_client_loads_nothing_of_the_service() -> None:
     server = {"flask", "werkzeug", "sqlalchemy", "alembic", "pydantic", "gunicorn", "sqlite3"}
 
     assert not loaded_by("import jobrunner.client") & (server | {"click", "rich"})
+    for module in ("run", "output", "submission", "control"):
+        assert not loaded_by(f"import jobrunner.cli.{module}") & (server | {"rich"})
 
 
 def test_the_example_works_as_it_is_written(service: Service) -> None:
