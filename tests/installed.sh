@@ -27,6 +27,7 @@ for _ in $(seq 100); do
     sleep 0.1
 done
 test "$("$work/venv/bin/jobrunner" logs "$job")" = installed
+test "$(echo from stdin | "$work/venv/bin/jobrunner" run -- cat)" = "from stdin"
 "$work/venv/bin/jobrunner" status "$job" | grep -q 'exit code: *5'
 "$work/venv/bin/jobrunner" db current | grep -Eq '^([0-9]+) \(known: \1\)$'
 kill "$server"

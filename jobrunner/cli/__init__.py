@@ -1,6 +1,8 @@
 """The command line: click. Exit codes live here and nowhere else.
 
 0 done · 1 failed · 2 usage · 3 not found · 4 refused · 5 unreachable
+
+Those of ``run`` and ``wait`` are the job's: see `jobrunner.cli.ending`.
 """
 
 import sys
@@ -34,9 +36,15 @@ _COMMANDS = {
     "gc": "gc",
     "status": "jobs",
     "list": "jobs",
-    "submit": "jobs",
-    "cancel": "jobs",
-    "logs": "jobs",
+    "run": "run",
+    "wait": "run",
+    "logs": "output",
+    "submit": "submission",
+    "rerun": "submission",
+    "scripts": "submission",
+    "cancel": "control",
+    "signal": "control",
+    "delete": "control",
     "token": "tokens",
     "db": "db",
     "config": "config",

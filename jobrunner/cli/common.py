@@ -88,6 +88,18 @@ def open_client(ctx: click.Context) -> "Client":
     return Client(config.url, token)
 
 
+def split_pair(text: str, separator: str) -> tuple[str, str]:
+    """Cut what was given as ``KEY=VALUE``, or with another separator.
+
+    Raises:
+        UsageError: it has none.
+    """
+    key, found, value = text.partition(separator)
+    if not found:
+        raise click.UsageError(f"{text!r}: expected KEY{separator}VALUE")
+    return key, value
+
+
 def print_json(value: Any) -> None:
     """Print a value on one line."""
     click.echo(json.dumps(value, ensure_ascii=False))

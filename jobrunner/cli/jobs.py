@@ -1,14 +1,11 @@
-"""``jobrunner status|list|submit|cancel|logs``."""
+"""``jobrunner status|list``: from the database, or from a service."""
 
-import base64
 import os
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobrunner.cli.common import json_option, open_client, open_data, print_json, print_table
+from jobrunner.cli.common import json_option, open_client, open_data, print_json, print_table, split_pair
 from jobrunner.domain.access import ADMINISTRATOR, Caller
 from jobrunner.domain.job import Job, JobFilter, parse_label_filters
 from jobrunner.domain.states import ACTIVE, ENDED, JobState
@@ -78,7 +75,7 @@ def list_jobs(
         wanted = JobFilter(
             states=frozenset().union(*(_STATES[state] for state in states)),
             name=name,
-            labels=parse_label_filters(_split_pair(label, ":") for label in labels),
+            labels=parse_label_filters(split_pair(label, ":") for label in labels),
             text=text,
         )
         documents = [render_job(job, house.output) for job in _find_jobs(house.jobs, wanted, limit)]
@@ -86,61 +83,6 @@ def list_jobs(
         print_json(documents)
         return
     print_table(("number", "id", "state", "exit", "created", "name", "command"), [_row(job) for job in documents])
-
-
-@click.command()
-@click.option("--shell", "command", metavar="TEXT", help="Run TEXT by /bin/sh -c.")
-@click.option("--script", metavar="NAME", help="Run a catalogued script; ARGV are its arguments.")
-@click.option("--source", type=click.File("r", encoding="utf-8"), help="Run the text of this file as a script.")
-@click.option("--env", "env", multiple=True, metavar="NAME=VALUE", help="Add to the environment; repeatable.")
-@click.option(
-    "--file", "files", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Send along."
-)
-@click.option("--stdin", type=click.File("rb"), help="Feed the job with this file; - is stdin.")
-@click.option("--cwd", help="Where to run; default: the job's own directory.")
-@click.option("--timeout", type=float, metavar="SECONDS")
-@click.option("--grace", type=float, metavar="SECONDS", help="Between SIGTERM and SIGKILL.")
-@click.option("--name")
-@click.option("--priority", type=click.Choice(["low", "normal", "high"]))
-@click.option("--label", "labels", multiple=True, metavar="KEY:VALUE")
-@json_option
-@click.argument("argv", nargs=-1, type=click.UNPROCESSED)
-@click.pass_context
-def submit(ctx: click.Context, /, argv: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
-    """Submit a job and print its id. Options come before ARGV; -- ends them."""
-    document = open_client(ctx).submit(_submission(argv, options))
-    if as_json:
-        print_json(document)
-    else:
-        click.echo(document["id"])
-
-
-submit.context_settings["allow_interspersed_args"] = False
-
-
-@click.command()
-@click.argument("job")
-@click.option("--signal", metavar="NAME", help="Sent first; default SIGTERM.")
-@click.option("--grace", type=float, metavar="SECONDS", help="Until SIGKILL; 0 is now.")
-@json_option
-@click.pass_context
-def cancel(ctx: click.Context, job: str, signal: str | None, grace: float | None, *, as_json: bool) -> None:
-    """Ask a job to end."""
-    body = {name: value for name, value in (("signal", signal), ("grace", grace)) if value is not None}
-    document = open_client(ctx).cancel(job, body)
-    if as_json:
-        print_json(document)
-
-
-@click.command()
-@click.argument("job")
-@click.option("--stderr", is_flag=True, help="What it wrote to stderr instead.")
-@click.pass_context
-def logs(ctx: click.Context, job: str, *, stderr: bool) -> None:
-    """Print what a job has written so far, byte for byte."""
-    for piece in open_client(ctx).output(job, "stderr" if stderr else "stdout"):
-        sys.stdout.buffer.write(piece)
-    sys.stdout.buffer.flush()
 
 
 def _find_jobs(jobs: "JobService", wanted: JobFilter, limit: int) -> list[Job]:
@@ -153,35 +95,6 @@ def _find_jobs(jobs: "JobService", wanted: JobFilter, limit: int) -> list[Job]:
         before = page.before
         if before is None or len(found) >= limit:
             return found
-
-
-def _submission(argv: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        name: options[name] for name in ("command", "script", "cwd", "timeout", "grace", "name", "priority")
-    }
-    if options["source"]:
-        body["source"] = options["source"].read()
-    if options["script"]:
-        body["args"] = list(argv)
-    elif argv:
-        body["argv"] = list(argv)
-    if options["stdin"]:
-        body["stdin"] = _content(options["stdin"].read())
-    body["files"] = {path.name: _content(path.read_bytes()) for path in options["files"]} or None
-    body["env"] = dict(_split_pair(pair, "=") for pair in options["env"]) or None
-    body["labels"] = dict(_split_pair(pair, ":") for pair in options["labels"]) or None
-    return {name: value for name, value in body.items() if value is not None}
-
-
-def _content(data: bytes) -> dict[str, str]:
-    return {"base64": base64.b64encode(data).decode()}
-
-
-def _split_pair(text: str, separator: str) -> tuple[str, str]:
-    key, found, value = text.partition(separator)
-    if not found:
-        raise click.UsageError(f"{text!r}: expected KEY{separator}VALUE")
-    return key, value
 
 
 def _facts(job: dict[str, Any]) -> list[tuple[str, str]]:
@@ -219,4 +132,4 @@ def _command(job: dict[str, Any]) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-COMMANDS = {"status": status, "list": list_jobs, "submit": submit, "cancel": cancel, "logs": logs}
+COMMANDS = {"status": status, "list": list_jobs}

@@ -1,0 +1,141 @@
+"""What can be run, and what is to be: ``jobrunner submit|rerun|scripts``, and the options that ``run`` has as well."""
+
+import base64
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobrunner.cli.common import json_option, open_client, print_json, print_table, split_pair
+from jobrunner.client import Document
+
+_PLAIN = ("command", "script", "cwd", "timeout", "grace", "name", "priority")
+"""Options that are members of the submission as they are."""
+
+_OPTIONS = (
+    click.option("--shell", "command", metavar="TEXT", help="Run TEXT by /bin/sh -c."),
+    click.option("--script", metavar="NAME", help="Run a catalogued script; ARGV are its arguments."),
+    click.option("--source", type=click.File("r", encoding="utf-8"), help="Run the text of this file as a script."),
+    click.option("--env", "env", multiple=True, metavar="NAME=VALUE", help="Add to the environment; repeatable."),
+    click.option(
+        "--file",
+        "files",
+        multiple=True,
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Send along; repeatable.",
+    ),
+    click.option("--stdin", type=click.File("rb"), help="Feed the job with this file; - is stdin."),
+    click.option("--cwd", help="Where to run; default: the job's own directory."),
+    click.option("--timeout", type=float, metavar="SECONDS"),
+    click.option("--grace", type=float, metavar="SECONDS", help="Between SIGTERM and SIGKILL."),
+    click.option("--name"),
+    click.option("--exclusive", is_flag=True, help="Only if no other job of its name waits or runs."),
+    click.option("--priority", type=click.Choice(["low", "normal", "high"])),
+    click.option("--label", "labels", multiple=True, metavar="KEY:VALUE", help="For filtering; repeatable."),
+    click.option(
+        "--merge-stderr/--separate-stderr",
+        "merge_stderr",
+        default=None,
+        help="Keep both streams as one, in their exact order.",
+    ),
+    click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key starts nothing."),
+)
+
+
+def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options, and the ARGV, that say what to run."""
+    for option in (*_OPTIONS, click.argument("argv", nargs=-1, type=click.UNPROCESSED))[::-1]:
+        command = option(command)
+    return command
+
+
+def make_submission(argv: tuple[str, ...], options: dict[str, Any], stdin: bytes | None = None) -> Document:
+    """Return what to send to the service.
+
+    Args:
+        argv: the words behind the options.
+        options: those of `submission_options`.
+        stdin: what the job is fed with if no option says so.
+
+    Raises:
+        UsageError: an option makes no sense.
+    """
+    body: Document = {name: options[name] for name in _PLAIN}
+    if options["source"]:
+        body["source"] = options["source"].read()
+    if options["script"]:
+        body["args"] = list(argv)
+    elif argv:
+        body["argv"] = list(argv)
+    if options["stdin"]:
+        stdin = options["stdin"].read()
+    body["stdin"] = _content(stdin) if stdin else None
+    body["files"] = {path.name: _content(path.read_bytes()) for path in options["files"]} or None
+    body["env"] = dict(split_pair(pair, "=") for pair in options["env"]) or None
+    body["labels"] = dict(split_pair(pair, ":") for pair in options["labels"]) or None
+    body["exclusive"] = options["exclusive"] or None
+    body["stderr"] = "stdout" if options["merge_stderr"] else None
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def read_own_stdin() -> bytes | None:
+    """Return all of this process's stdin; None: it is a terminal, or closed.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    return None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
+
+
+def _content(data: bytes) -> dict[str, str]:
+    return {"base64": base64.b64encode(data).decode()}
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@submission_options
+@json_option
+@click.pass_context
+def submit(ctx: click.Context, /, argv: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
+    """Submit a job and print its id. Options come before ARGV; -- ends them."""
+    with open_client(ctx) as client:
+        document = client.submit(make_submission(argv, options), idempotency_key=options["idempotency_key"])
+    print_submitted(document, as_json=as_json)
+
+
+@click.command()
+@click.argument("job")
+@click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key starts nothing.")
+@json_option
+@click.pass_context
+def rerun(ctx: click.Context, job: str, *, idempotency_key: str | None, as_json: bool) -> None:
+    """Submit a job with the specification and inputs of another one; print its id."""
+    with open_client(ctx) as client:
+        document = client.rerun(job, idempotency_key=idempotency_key)
+    print_submitted(document, as_json=as_json)
+
+
+@click.command()
+@json_option
+@click.pass_context
+def scripts(ctx: click.Context, *, as_json: bool) -> None:
+    """List the scripts of the catalogue."""
+    with open_client(ctx) as client:
+        found = client.scripts()
+    if as_json:
+        print_json(found)
+        return
+    rows = [(script["name"], " ".join((script["description"] or "").split())) for script in found]
+    print_table(("name", "description"), rows)
+
+
+def print_submitted(document: Document, *, as_json: bool) -> None:
+    """Print the id of a new job, or its document."""
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(document["id"])
+
+
+COMMANDS = {"submit": submit, "rerun": rerun, "scripts": scripts}
