@@ -237,11 +237,15 @@ def identify(process: ChildProcess) -> ProcessRecord:
 
 
 def adopt(record: ProcessRecord, find_end: FindEnd) -> AdoptedProcess | None:
-    """Take hold of a job's process by its record; None when it is gone."""
-    try:
-        pidfd = os.pidfd_open(record.pid)
-    except OSError:  # nobody has the pid now, or a thread has
-        return None
+    """Take hold of a job's process by its record; None when it is gone. Waits for a descriptor if none is to be had."""
+    while True:
+        try:
+            pidfd = os.pidfd_open(record.pid)
+            break
+        except OSError as error:
+            if error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+                return None  # nobody has the pid now, or a thread has
+            time.sleep(_LOOK_PAUSE)
     # First the descriptor, then the check: from here on the pid can't change hands unseen.
     stat = read_stat(record.pid)
     if record.boot_id != boot_id() or stat is None or stat.start_ticks != record.start_ticks:
@@ -270,8 +274,9 @@ def find_by_cookie(job_id: str) -> ProcessRecord | None:
     return None
 
 
-# In the middle of execve(2) a process has no environment yet.
-_LOOKS = 5
+# In the middle of execve(2) a process has no environment yet, and before it that of the executor; on a machine
+# with much to do that may last.
+_LOOKS = 30
 _LOOK_PAUSE = 0.1
 
 

@@ -1,6 +1,7 @@
 """Processes: how they are made, watched without being reaped, and adopted."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -367,6 +368,22 @@ def test_a_process_of_another_boot_is_not_adopted(spawned: Spawn) -> None:
     record = identify(spawned(*RUNS_ON))
 
     assert adopt(record._replace(boot_id="00000000-0000-0000-0000-000000000000"), no_end) is None
+
+
+def test_a_process_is_not_taken_for_gone_for_want_of_a_descriptor(spawned: Spawn) -> None:
+    """Its descriptor comes when there is one again."""
+    child = spawned(*RUNS_ON)
+    record = identify(child)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)  # every number below is taken
+    os.close(lowest)
+    threading.Timer(0.3, resource.setrlimit, (resource.RLIMIT_NOFILE, before)).start()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+
+    adopted = adopt(record, no_end)
+
+    assert adopted is not None
+    adopted.release()
 
 
 def test_a_thread_that_has_got_the_pid_is_not_adopted() -> None:
