@@ -176,7 +176,12 @@ class Spool:
 
         One small write: after a crash it is there as a whole, or the file is empty.
         """
-        _write_new(f"{self.path(job_id)}/process.json", json.dumps(record._asdict()).encode(), 0o600)
+        path, content = f"{self.path(job_id)}/process.json", json.dumps(record._asdict()).encode()
+        try:
+            _write_new(path, content, 0o600)
+        except FileExistsError:
+            os.unlink(path)
+            _write_new(path, content, 0o600)
 
     def load_process(self, job_id: str) -> ProcessRecord | None:
         """Return who the process is, or None when that was never written down."""

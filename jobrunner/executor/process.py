@@ -266,11 +266,14 @@ def find_by_cookie(job_id: str) -> ProcessRecord | None:
     for attempt in range(_LOOKS):
         if attempt:
             time.sleep(_LOOK_PAUSE)
-        for pid in list_pids():
-            if cookie in read_environ(pid):
-                stat = read_stat(pid)
-                if stat is not None and stat.session == pid:
-                    return ProcessRecord(pid, stat.start_ticks, boot_id())
+        leaders = [
+            ProcessRecord(pid, stat.start_ticks, boot_id())
+            for pid in list_pids()
+            if cookie in read_environ(pid) and (stat := read_stat(pid)) is not None and stat.session == pid
+        ]
+        if leaders:
+            # The job may have started others with setsid(2) since.
+            return min(leaders, key=lambda record: (record.start_ticks, record.pid))
     return None
 
 

@@ -25,7 +25,7 @@ from jobrunner.executor.ending import Ending
 from jobrunner.executor.ledger import Ledger
 from jobrunner.executor.leftovers import end_leftovers
 from jobrunner.executor.limits import OutputLimit
-from jobrunner.executor.process import ChildProcess, Process, SpawnError, StatusUnknown
+from jobrunner.executor.process import Process, SpawnError, StatusUnknown
 from jobrunner.executor.tree import COOKIE, Member, Orphans, list_members, send
 from jobrunner.proc import boot_id
 from jobrunner.spool import MayHaveRun, ProcessRecord, Spool
@@ -147,11 +147,11 @@ class Run:
         spool = self._around.spool
         if not spool.was_started(self.job.id):
             raise NeverStarted
-        record = spool.load_process(self.job.id) or self._find_orphan() or processes.find_by_cookie(self.job.id)
+        record = spool.load_process(self.job.id) or self._find()
         if record is not None and record.boot_id != boot_id():
             return self._end(JobState.LOST, error=_REBOOTED)
         if record is None:
-            return self._end(JobState.LOST, error=_LOST)
+            return self._lose(0)
         self._process = processes.adopt(record, self._around.ends.find)
         self._adopt_output()
         if self._process is None:
@@ -169,17 +169,28 @@ class Run:
         if self._ending.state is JobState.OUTPUT_LIMIT:
             self._output.allow_more()
 
-    def _find_orphan(self) -> ProcessRecord | None:
-        orphan = self._around.ends.find_orphan(self.job.id)
-        return ProcessRecord(orphan.pid, orphan.start_ticks, boot_id()) if orphan is not None else None
+    def _find(self) -> ProcessRecord | None:
+        """Find the process though its executor died before it could write it down."""
+        if (orphan := self._around.ends.find_orphan(self.job.id)) is not None:
+            record: ProcessRecord | None = ProcessRecord(orphan.pid, orphan.start_ticks, boot_id())
+        else:
+            record = processes.find_by_cookie(self.job.id)
+        if record is not None:
+            # Once it has ended it can't be found like this any more.
+            self._record(record)
+        return record
+
+    def _lose(self, leader: int) -> JobEnd | None:
+        """Tell that nobody can tell how it ended."""
+        return self._end(JobState.LOST, error=_LOST) if self._clear(leader, is_ours=False) else None
 
     def _ended_unwatched(self, record: ProcessRecord) -> JobEnd | None:
         """Tell how it ended though it was reaped while no executor watched: the supervisor may have written it down."""
         status = self._around.ends.find(record.pid, record.start_ticks)
+        if status is None:
+            return self._lose(record.pid)
         if not self._clear(record.pid, is_ours=False):
             return None
-        if status is None:
-            return self._end(JobState.LOST, error=_LOST)
         return self._end_of(ExitStatus.from_wait_status(status), self._finished_at())
 
     def release(self) -> None:
@@ -223,11 +234,11 @@ class Run:
             )
             self._output.watch(streams.take_outputs(), {})
         self._process = child
-        self._record(child)
+        self._record(processes.identify(child))
 
-    def _record(self, child: ChildProcess) -> None:
+    def _record(self, record: ProcessRecord) -> None:
         try:
-            self._around.spool.record_process(self.job.id, processes.identify(child))
+            self._around.spool.record_process(self.job.id, record)
         except OSError as error:
             # A full disk must not end a job that runs; after a crash its cookie tells who it is.
             logger.warning("can't write down the process: %s", error)
@@ -241,9 +252,7 @@ class Run:
             try:
                 status = self._process.exit_status()
             except StatusUnknown:
-                if not self._clear(self._process.pid, is_ours=False):
-                    return None
-                return self._end(JobState.LOST, error=_LOST)
+                return self._lose(self._process.pid)
             if status is not None:
                 return self._ended(status)
             self._act()

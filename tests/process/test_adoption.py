@@ -401,6 +401,43 @@ def test_a_process_without_a_record_is_found_by_its_cookie(
     assert (ended.state, ended.status) == (JobState.FAILED, ExitStatus(code=23))
 
 
+@pytest.mark.parametrize("content", [None, b""], ids=["missing", "empty"])
+def test_a_process_that_was_found_by_its_cookie_is_known_from_then_on(
+    house: House, caplog: pytest.LogCaptureFixture, content: bytes | None
+) -> None:
+    """Once it has ended its cookie can't be read any more; that of what it has left in another session can."""
+    job = left_running(house, f"setsid sleep 60 & {GATED}; exit 23")
+    process_file(house, job).unlink()
+    if content is not None:
+        process_file(house, job).write_bytes(content)
+    caplog.set_level(logging.INFO)
+    with running_executor(house):
+        assert eventually(lambda: "adopted process" in caplog.text)
+    pid = pid_of(house, job)
+    open_gate(house, job)
+    assert eventually(lambda: is_dead(pid))
+
+    with running_executor(house):
+        ended = wait(house, job, 5)
+
+    assert (ended.state, ended.status) == (JobState.FAILED, ExitStatus(code=23))
+
+
+def test_what_a_lost_job_has_left_behind_is_ended(house: House) -> None:
+    """The executor died before it could write down the process, which ended before the next one came."""
+    job = left_running(house, f"sleep 60 & echo $! > left; {GATED}; exit 0")
+    pid = pid_of(house, job)
+    process_file(house, job).unlink()
+    open_gate(house, job)
+    os.waitpid(pid, 0)
+
+    with running_executor(house):
+        ended = wait(house, job)
+
+    assert (ended.state, ended.status) == (JobState.LOST, None)
+    assert is_dead(int(started(house, job, "left")))
+
+
 @pytest.mark.parametrize("content", [b"{", b"[]"])
 def test_a_damaged_record_is_as_good_as_none(house: House, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
     job = left_running(house, f"{GATED}; exit 24")
