@@ -130,14 +130,17 @@ def beside(client: Client, service: Service, jobs: list[Job]) -> Iterator[list[f
     process.join()
 
 
-def curl(url: str, token: str = "") -> float:
-    """Read all of a URL and throw it away; return the seconds that it took."""
-    words = ["curl", "-sS", "--fail", "-o", os.devnull, "-w", "%{time_total}", "-H", f"Authorization: Bearer {token}"]
-    return float(subprocess.run([*words, url], check=True, stdout=subprocess.PIPE, timeout=300).stdout)
+def curl(url: str, least: int, token: str = "") -> float:
+    """Read all of a URL, at least so many bytes, and throw it away; return the seconds that it took."""
+    wanted = "%{time_total} %{size_download}"
+    words = ["curl", "-sS", "--fail", "-o", os.devnull, "-w", wanted, "-H", f"Authorization: Bearer {token}", url]
+    seconds, size = subprocess.run(words, check=True, stdout=subprocess.PIPE, timeout=300).stdout.split()
+    assert int(size) >= least, f"{url} has only {int(size)} bytes"
+    return float(seconds)
 
 
 class Memory:
-    """What the workers have at their peak more than now, when they have answered a few requests."""
+    """What the workers have at their peak more than now."""
 
     def __init__(self, service: Service) -> None:
         (master,) = (pid for pid in children_of(service.pid) if b"\0web\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
@@ -172,7 +175,11 @@ class Bench:
     """
 
     def __init__(self, directory: Path, table: Table, *, mebibytes: int, seconds: float, followers: int) -> None:
-        settings = {"executor": {"max_running": followers + 1}, "server": {"max_followers": followers}}
+        settings: dict[str, dict[str, object]] = {
+            "executor": {"max_running": followers + 1},
+            "server": {"max_followers": followers},
+            "output": {"max_bytes": f"{mebibytes + 1}M"},
+        }
         self._service = Service(directory / "data", settings)
         port = free_port()
         site = f"server {{ listen 127.0.0.1:{port}; sendfile on; tcp_nopush on; root {directory}/data; }}"
@@ -188,7 +195,8 @@ class Bench:
         self._service.start()
         try:
             self._look_up = load.make_request("GET", f"/v1/jobs/{self._run('true')['id']}", self._service.token)
-            load.run(self._service.port, self._look_up, clients=8, seconds=1)
+            # So many threads take their memory whatever they do.
+            load.run(self._service.port, self._look_up, clients=self._followers, seconds=1)
             self._memory = Memory(self._service)
             self._downloads()
             self._events()
@@ -215,7 +223,7 @@ class Bench:
         return f"{self._service.url}/v1/jobs/{job['id']}/{what}"
 
     def _send(self, label: str, job: Job, what: str, mebibytes: int) -> float:
-        rate = mebibytes / curl(self._url(job, what), self._service.token)
+        rate = mebibytes / curl(self._url(job, what), mebibytes * MIB, self._service.token)
         self._table.add(f"{label}, MiB/s", rate)
         self._table.add(f"{label}, memory of the workers, + MiB", self._memory.peak())
         return rate
@@ -230,7 +238,7 @@ class Bench:
         subprocess.run(f"cat {path} | wc -c", shell=True, check=True, stdout=subprocess.DEVNULL)
         self._table.add(f"cat FILE | wc -c of {size} MiB, MiB/s", size / (time.perf_counter() - begin))
         name = path.relative_to(self._service.data_dir)
-        by_nginx = size / curl(f"http://127.0.0.1:{self._nginx.port}/{name}")
+        by_nginx = size / curl(f"http://127.0.0.1:{self._nginx.port}/{name}", size * MIB)
         self._table.add("nginx sends it, MiB/s", by_nginx)
         rate = self._send("the service sends it", job, "stdout", size)
         self._table.add("the service sends it, as a share of nginx", rate / by_nginx)
