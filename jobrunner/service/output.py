@@ -130,21 +130,22 @@ class OutputService:
         """
         with ExitStack() as files:
             cursors = [_Cursor(self._spool, job.id, stream, at, files) for stream, at in offsets.items()]
-            state: JobState | None = None
-            # Read before the output: once it tells the end, everything is written.
+            told: JobState | None = None
             progress, looked_at = self._progress(job), time.monotonic()
             pause = _SHORTEST
             while True:
-                if progress.state is not state:
-                    state = progress.state
-                    yield Moved(state)
+                # Known before the output is read: once the job has ended, everything is written.
+                has_ended = progress.state.is_ended
                 read = [(cursor, cursor.read(progress)) for cursor in cursors]
                 was_read = any(data for _, data in read)
-                if progress.state.is_ended and not was_read:
-                    return
                 if was_read or time.monotonic() - looked_at >= _LOOK:
-                    # Read after the output: what was dropped meanwhile is not data.
+                    # Looked at after the output: what was dropped meanwhile is not data, and what has written runs.
                     progress, looked_at = self._progress(job), time.monotonic()
+                if progress.state is not told:
+                    told = progress.state
+                    yield Moved(told)
+                if has_ended and not was_read:
+                    return
                 for cursor, data in read:
                     yield from cursor.take(data, progress)
                 if was_read:

@@ -1,0 +1,28 @@
+"""What is told of a job whose output is followed, and in which order."""
+
+import os
+
+from jobrunner.app import House
+from jobrunner.domain.states import JobState
+from jobrunner.domain.streams import Stream
+from jobrunner.service.output import Moved, Quiet, Written
+from jobrunner.store import jobs as store
+from tests.factories import CALLER, make_job
+from tests.integration.stored import at
+
+
+def test_that_a_job_runs_is_told_before_its_output(house: House) -> None:
+    """It begins between two looks of its follower."""
+    job = make_job(house)
+    with house.output.following(job, CALLER) as listener:
+        happenings = house.output.follow(job, {Stream.STDOUT: 0}, listener)
+        told = (happening for happening in happenings if not isinstance(happening, Quiet))
+        assert next(told) == Moved(JobState.QUEUED)
+
+        with house.database.write() as connection:
+            store.claim_jobs(connection, "me", 1, at(0))
+        house.spool.prepare(job.id, ())
+        with house.spool.open_streams(job.id, stdin=False, merge_stderr=False) as streams:
+            os.write(streams.stdout, b"begun")
+
+        assert [next(told), next(told)] == [Moved(JobState.RUNNING), Written(Stream.STDOUT, 0, b"begun")]
