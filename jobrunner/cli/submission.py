@@ -11,7 +11,7 @@ import click
 from jobrunner.cli.common import json_option, open_client, print_json, print_table, split_pair
 from jobrunner.client import Document
 
-_PLAIN = ("command", "script", "cwd", "timeout", "grace", "name", "priority")
+_PLAIN = ("command", "script", "cwd", "timeout", "grace", "name", "priority", "callback_url")
 """Options that are members of the submission as they are."""
 
 _OPTIONS = (
@@ -40,6 +40,7 @@ _OPTIONS = (
         default=None,
         help="Keep both streams as one, in their exact order.",
     ),
+    click.option("--callback-url", metavar="URL", help="Told when the job has ended."),
     click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key starts nothing."),
 )
 

@@ -60,6 +60,7 @@ def stopped(start_service: StartService) -> Service:
 def test_a_job_is_submitted_watched_and_read(service: Service, tmp_path: Path) -> None:
     (tmp_path / "data.bin").write_bytes(b"\xff\0")
     words = ["submit", "--name", "by hand", "--label", "a:b:c", "--env", "X=y=z", "--file", str(tmp_path / "data.bin")]
+    words += ["--callback-url", "http://127.0.0.1:9/told"]
     words += [
         "--stdin",
         "-",
@@ -77,6 +78,7 @@ def test_a_job_is_submitted_watched_and_read(service: Service, tmp_path: Path) -
     document = check_job(service.wait(job))
 
     assert (document["name"], document["labels"], document["priority"]) == ("by hand", {"a": "b:c"}, "high")
+    assert document["callback_url"] == "http://127.0.0.1:9/told"
     assert jobrunner(service, "logs", job).stdout == b"\xff\0from stdin"
     assert jobrunner(service, "logs", "--stderr", job).stdout == b"y=z\n"
     assert jobrunner(service, "logs", str(document["number"])).stdout == b"\xff\0from stdin"
