@@ -15,6 +15,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ printf 'err {index}\\n' >&2
 echo "end {index} $(date +%s.%N)" >> {ledger}
 exit {code}
 """
+
+_EXECUTOR_AWAY = 5.0
+"""Seconds that a killed executor may take to be there again, on a machine with much to do."""
 
 
 @dataclass
@@ -65,6 +69,7 @@ class Chaos:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._down: list[tuple[float, float]] = []
+        self._executor_killed: list[float] = []
         self.report = Report()
 
     def run(self, seconds: float, least: int) -> Report:
@@ -122,6 +127,8 @@ class Chaos:
             chosen = [self._random.choice(chosen)]
         self.report.kills[whom] += 1
         began = time.time()
+        if whom == "executor":
+            self._executor_killed.append(began)
         for pid in chosen:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -178,11 +185,18 @@ class Chaos:
             return False
 
     def _judge_lost(self, index: int, document: dict[str, Any], ended: float | None) -> None:
-        """Nobody can know the status of a process that ended while no supervisor was there to reap it."""
+        """Nobody can know the status of a process that has ended while none of its parents was there to reap it."""
         self.report.lost += 1
-        # It has written its line a moment before it ended, and on a busy machine that is not a short one.
-        if ended is None or not any(begin - 1.0 <= ended <= end for begin, end in self._down):
+        if ended is None or not self._went_unseen(datetime.fromisoformat(document["started_at"]).timestamp(), ended):
             self.report.wrong.append(f"submission {index} is lost, though somebody was there: {document['error']}")
+
+    def _went_unseen(self, started: float, ended: float) -> bool:
+        # A job writes its line a moment before it ends, and the next executor takes a moment to adopt all of them.
+        if any(begin - 1.0 <= ended <= end + 1.0 for begin, end in self._down):
+            return True
+        # It has outlived its supervisor, so it is nobody's child, and there was no executor when it ended.
+        outlived = any(started < begin < ended for begin, _ in self._down)
+        return outlived and any(-1.0 <= ended - killed <= _EXECUTOR_AWAY for killed in self._executor_killed)
 
     def _wait(self, job: str) -> dict[str, Any]:
         deadline = time.monotonic() + 60
