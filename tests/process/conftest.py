@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from jobrunner.app import House
-from jobrunner.executor.tree import COOKIE
 from tests.factories import make_config, make_house
+from tests.process.running import job_processes
 from tests.service import eventually
 
 NewHouse = Callable[..., House]
@@ -57,7 +57,7 @@ def ends_what_is_left(tmp_path: Path) -> Iterator[None]:
     """
     before = _children()
     yield
-    for pid in _job_processes(tmp_path):
+    for pid in job_processes(tmp_path):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     for pid in _children() - before:
@@ -65,7 +65,7 @@ def ends_what_is_left(tmp_path: Path) -> Iterator[None]:
             os.kill(pid, signal.SIGKILL)
         with suppress(ChildProcessError):
             os.waitpid(pid, 0)
-    assert eventually(lambda: not _job_processes(tmp_path))
+    assert eventually(lambda: not job_processes(tmp_path))
 
 
 def _children() -> set[int]:
@@ -73,16 +73,4 @@ def _children() -> set[int]:
     for task in Path("/proc/self/task").iterdir():
         with suppress(FileNotFoundError):
             found.update(map(int, (task / "children").read_text().split()))
-    return found
-
-
-def _job_processes(directory: Path) -> list[int]:
-    """Return processes that carry a job's cookie and work below this directory; zombies have neither."""
-    found = []
-    for pid in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()):
-        with suppress(OSError):
-            if f"{COOKIE}=".encode() in Path(f"/proc/{pid}/environ").read_bytes():
-                where = str(Path(f"/proc/{pid}/cwd").readlink())
-                if where.removesuffix(" (deleted)").startswith(str(directory)):
-                    found.append(pid)
     return found

@@ -1,5 +1,6 @@
 """Runs jobs in tests: executors with odd clocks or deaf hints, executors in a process of their own, what jobs leave."""
 
+import ctypes
 import json
 import resource
 import secrets
@@ -20,11 +21,12 @@ from jobrunner.domain.job import Job
 from jobrunner.domain.states import JobState
 from jobrunner.ends import EndsFile
 from jobrunner.executor.pool import Executor
+from jobrunner.executor.tree import COOKIE
 from jobrunner.hints import Hint, Hints
 from jobrunner.locks import FileLock, is_locked
 from jobrunner.store import jobs as store
 from tests.factories import CALLER, is_dead
-from tests.service import ROOT, clean_environment, eventually
+from tests.service import ROOT, STARTUP, clean_environment, eventually
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -142,7 +144,7 @@ class ExecutorProcess:
     def __enter__(self) -> "ExecutorProcess":
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=log)
-        assert eventually(lambda: is_locked(self._house.executor_lock)), self.log.read_text()
+        assert eventually(lambda: is_locked(self._house.executor_lock), within=STARTUP), self.log.read_text()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -227,6 +229,32 @@ def started(house: House, job: Job, name: str = "ready") -> str:
     path = scratch(house, job) / name
     assert eventually(lambda: path.exists() and path.read_text().endswith("\n")), f"job {job.number} is not ready"
     return path.read_text().strip()
+
+
+def job_processes(directory: Path) -> list[int]:
+    """Return processes that carry a job's cookie and work below this directory; zombies have neither."""
+    found = []
+    for pid in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()):
+        with suppress(OSError):
+            if f"{COOKIE}=".encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                where = str(Path(f"/proc/{pid}/cwd").readlink())
+                if where.removesuffix(" (deleted)").startswith(str(directory)):
+                    found.append(pid)
+    return found
+
+
+@contextmanager
+def parent_of_orphans() -> Iterator[None]:
+    """Have this process be what the supervisor is: the parent of what dead executors leave (prctl(2))."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def is_alive(pid: int) -> bool:
