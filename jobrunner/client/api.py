@@ -242,6 +242,20 @@ class Client:
         with self._transport.stream(href) as response:
             yield from self._transport.pieces(response)
 
+    # ── whom their ends are told ──
+
+    def callbacks(self, job: str) -> Sequence[Document]:
+        """Return what became of each callback: ``url``, ``state``, ``attempts``, ``next_attempt_at``."""
+        return self._callbacks("GET", _path(job, "/callbacks"))
+
+    def retry_callbacks(self, job: str) -> Sequence[Document]:
+        """Have them sent once more, whatever became of them; return them as `callbacks`."""
+        return self._callbacks("POST", _path(job, "/callbacks/retry"))
+
+    def _callbacks(self, method: str, path: str) -> Sequence[Document]:
+        callbacks: Sequence[Document] = self._json(method, path)["callbacks"]
+        return callbacks
+
     # ── the service ──
 
     def scripts(self) -> Sequence[Document]:

@@ -1,6 +1,8 @@
 """Commands of the command line as processes of their own, and what may stand between them and the service."""
 
+import os
 import random
+import signal
 import socket
 import struct
 import subprocess
@@ -33,11 +35,18 @@ def started(
     environment: Mapping[str, str],
     stdin: int | IO[bytes] = subprocess.DEVNULL,
     prefix: tuple[str, ...] = (),
+    terminal: int | None = None,
     **arguments: Any,
 ) -> Iterator[Process]:
-    """Start a command; kill it if the test leaves it running."""
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **arguments}
-    with subprocess.Popen([*prefix, *COMMAND, *words], cwd=ROOT, env=environment, stdin=stdin, **streams) as process:
+    """Start a command, with this as its controlling terminal; kill it if the test leaves it running."""
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell has it ignored by what it runs in the background
+        if terminal is not None:
+            os.login_tty(os.dup(terminal))
+
+    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": prepare, **arguments}
+    with subprocess.Popen([*prefix, *COMMAND, *words], cwd=ROOT, env=environment, stdin=stdin, **given) as process:
         try:
             yield process
         finally:
@@ -47,7 +56,7 @@ def started(
 def finish(process: Process, code: int = DONE, within: float = 60.0) -> tuple[bytes, bytes]:
     """Wait for the end of a command; return the rest of its stdout, and its stderr."""
     out, err = process.communicate(timeout=within)
-    assert process.returncode == code, (process.returncode, out[-1000:], err)
+    assert process.returncode == code, (process.returncode, (out or b"")[-1000:], err)
     assert b"Traceback" not in (err or b"")
     return out, err
 

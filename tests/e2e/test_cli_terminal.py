@@ -207,11 +207,10 @@ def test_ctrl_c_ends_what_is_on_the_terminal(service: Service, command: str, cod
             stdin=terminal.its,
             stdout=terminal.its,
             stderr=terminal.its,
-            start_new_session=True,
-            preexec_fn=lambda: os.login_tty(os.dup(0)),
+            terminal=terminal.its,
         ) as process,
     ):
-        assert terminal.shows(b"running" if command == "wait" else b"ready\n")
+        assert terminal.shows(b" running" if command == "wait" else b"ready\n")
         terminal.type(b"\x03")
         finish(process, code)
     job = the_job(service, name)

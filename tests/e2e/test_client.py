@@ -186,6 +186,22 @@ def test_events_go_on_behind_any_of_them(client: Client) -> None:
     assert [(event.stream, event.data) for event in later if isinstance(event, Output)] == [(Stream.STDOUT, b"t\n")]
 
 
+def test_whether_an_end_was_told_is_listed_and_told_again(client: Client) -> None:
+    with answering(http("204 No Content")) as receiver:
+        url = f"http://127.0.0.1:{receiver.port}/ended"
+        job = client.submit({"argv": ["true"], "callback_url": url}, wait=30)
+
+        def attempts() -> int:
+            (callback,) = client.callbacks(job["id"])
+            assert callback["url"] == url
+            return len([attempt for attempt in callback["attempts"] if attempt["status"] == 204])
+
+        assert eventually(lambda: attempts() == 1)
+        assert len(client.retry_callbacks(job["id"])) == 1
+        assert eventually(lambda: attempts() == 2)
+    assert client.callbacks(client.submit({"argv": ["true"]})["id"]) == []
+
+
 def test_a_stream_url_needs_no_token(client: Client, service: Service) -> None:
     job = client.submit({"argv": ["true"]}, wait=30)
 
