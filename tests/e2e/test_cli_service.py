@@ -184,13 +184,13 @@ def test_a_unix_socket_is_listened_on(start_service: StartService, tmp_path: Pat
 
         def answers() -> bool:
             with closing(socket.socket(socket.AF_UNIX)) as client:
+                client.settimeout(5)
                 try:
                     client.connect(str(path))
-                except OSError:
+                    client.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+                    return b" 200 OK" in client.recv(100)
+                except OSError:  # not yet, or not in time
                     return False
-                client.settimeout(5)
-                client.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
-                return b" 200 OK" in client.recv(100)
 
         assert eventually(answers, within=30), service.log.read_text()
     finally:
