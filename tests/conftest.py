@@ -1,6 +1,7 @@
 """Fixtures for all tests, and the guards that no test may leave anything behind."""
 
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ import pytest
 from jobrunner.app import House
 from tests.factories import make_house
 from tests.service import Service, eventually
+
+# Under nohup(1) it is ignored, also by all that the tests start: then it can't be trapped.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 StartService = Callable[..., Service]
 Mount = Callable[..., Path]

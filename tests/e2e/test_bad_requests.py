@@ -106,7 +106,7 @@ QUERIES = [
     "/v1/jobs/{id}/stdout?tail=1.5",
     "/v1/jobs/{id}/stdout?tail=x",
     "/v1/jobs/{id}/stdout?download=maybe",
-    "/v1/jobs/{id}/stdout?follow=true",
+    "/v1/jobs/{id}/stdout?fellow=true",
 ]
 
 

@@ -218,7 +218,7 @@ def token_command(service: Service, *arguments: str, code: int = 0) -> str:
 
 
 def test_a_token_is_made_used_listed_and_revoked_while_the_service_runs(service: Service) -> None:
-    made = json.loads(token_command(service, "create", "ci", "--json"))
+    made = json.loads(token_command(service, "create", "ci", "--scope", "admin", "--json"))
     token = {"Authorization": f"Bearer {made['token']}"}
 
     assert made["name"] == "ci"
@@ -226,7 +226,7 @@ def test_a_token_is_made_used_listed_and_revoked_while_the_service_runs(service:
     assert (job.status_code, job.json()["owner"]) == (202, "ci")
     assert {"ci", "admin"} <= {entry["name"] for entry in json.loads(token_command(service, "list", "--json"))}
     assert made["token"] not in token_command(service, "list", "--json")
-    token_command(service, "create", "ci", code=4)
+    token_command(service, "create", "ci", "--scope", "read", code=4)
 
     token_command(service, "revoke", "ci")
     assert eventually(lambda: ask(service, "GET", "/v1/jobs", headers=token).status_code == 401)
