@@ -158,8 +158,11 @@ def flood(receiver: Receiver, handler: BaseHTTPRequestHandler) -> None:
     """Answer with more than anybody wants to read, and without an end."""
     handler.close_connection = True
     handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
-    while not receiver.closing.is_set():
-        receiver.flooded += handler.wfile.write(b"x" * 65536)
+    while True:
+        receiver.flooded += 65536  # before: a write that the client cuts short raises
+        handler.wfile.write(b"x" * 65536)
+        if receiver.closing.is_set():
+            return
 
 
 def say(text: bytes) -> Answer:
