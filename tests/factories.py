@@ -14,7 +14,7 @@ from jobrunner.domain.access import ADMINISTRATOR, Caller
 from jobrunner.domain.job import Job
 from jobrunner.domain.spec import StepKind
 from jobrunner.locks import FileLock
-from jobrunner.service.submission import Submission
+from jobrunner.service.submission import StepAsked, Submission
 
 CALLER = Caller("tester", ADMINISTRATOR)
 
@@ -36,12 +36,12 @@ def make_house(data_dir: Path, **sections: dict[str, Any]) -> House:
 
 def shell(text: str, **members: Any) -> Submission:
     """Ask for a shell command."""
-    return Submission(StepKind.COMMAND, (text,), **members)
+    return Submission((StepAsked(StepKind.COMMAND, (text,)),), **members)
 
 
 def argv(*words: str, **members: Any) -> Submission:
     """Ask for a program."""
-    return Submission(StepKind.ARGV, words, **members)
+    return Submission((StepAsked(StepKind.ARGV, words),), **members)
 
 
 def make_job(house: House, asked: Submission | None = None, **members: Any) -> Job:

@@ -5,8 +5,6 @@ sent to a `JobSpec`; `JobSpec.problems` holds the rules that are the same for
 all of them. Rules that depend on the configuration are in ``service``.
 """
 
-import posixpath
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,31 +12,44 @@ from typing import Any, Self
 
 from jobrunner.domain.errors import Problem
 from jobrunner.domain.states import Priority
+from jobrunner.domain.step import (
+    COOKIE,
+    NAME_MAX,
+    RESERVED_ENV_PREFIX,
+    SHELL,
+    Step,
+    StepKind,
+    cwd_problems,
+    env_problems,
+    escape_pointer,
+    has_control,
+    leaves_scratch,
+    name_problems,
+    source_interpreter,
+    unicode_problems,
+)
 
-NAME_MAX = 128
+__all__ = [
+    "COOKIE",
+    "NAME_MAX",
+    "RESERVED_ENV_PREFIX",
+    "SHELL",
+    "Input",
+    "InputInfo",
+    "InputKind",
+    "JobSpec",
+    "Step",
+    "StepKind",
+    "escape_pointer",
+    "leaves_scratch",
+    "plain_name_problem",
+    "source_interpreter",
+]
+
 LABELS_MAX = 32
 LABEL_MAX = 256
-RESERVED_ENV_PREFIX = "JOBRUNNER_JOB_"
-"""Names the service itself puts into a job's environment."""
-
-COOKIE = f"{RESERVED_ENV_PREFIX}ID"
-"""The environment variable that tells, of any process, which job it belongs to."""
-
-SHELL = "/bin/sh"
-
-
-class StepKind(StrEnum):
-    """In which of the four ways a step says what to run."""
-
-    COMMAND = "command"
-    ARGV = "argv"
-    SCRIPT = "script"
-    SOURCE = "source"
-
-    @property
-    def needs_shell(self) -> bool:
-        """Whether policy may refuse it for being a shell's."""
-        return self in {StepKind.COMMAND, StepKind.SOURCE}
+STEPS_MAX = 100
+SUMMARY_MAX = 1000
 
 
 class InputKind(StrEnum):
@@ -51,7 +62,7 @@ class InputKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Bytes that came with a submission; ``name`` is empty but for files."""
+    """Bytes that came with a submission; ``name`` is that of a file, or says of which step, see `source_name`."""
 
     kind: InputKind
     name: str
@@ -72,11 +83,10 @@ class JobSpec:
     """One submission, without the content of its inputs.
 
     Attributes:
-        kind: how `argv` came about.
-        argv: what is executed. For ``source`` the file is written when the
-            job starts, so that its path is put in front then: see `command_line`.
-        env: added to the base environment.
-        cwd: None is the job's scratch directory; a relative path starts there.
+        steps: what is run, one after the other; the first that fails ends the job.
+        env: added to the base environment, for all steps.
+        cwd: of the steps that have none of their own. None is the job's scratch directory; a relative path starts
+            there.
         exclusive: not accepted while another job of its name is queued or running.
         merge_stderr: one stream for both, in the kernel's order.
         timeout: seconds that the job may run.
@@ -85,8 +95,7 @@ class JobSpec:
         callback_url: who is told of its end; None: nobody.
     """
 
-    kind: StepKind
-    argv: tuple[str, ...]
+    steps: tuple[Step, ...]
     timeout: float
     grace: float
     env: Mapping[str, str] = field(default_factory=dict)
@@ -99,15 +108,9 @@ class JobSpec:
     inputs: tuple[InputInfo, ...] = ()
     callback_url: str | None = None
 
-    def command_line(self, source_path: str) -> tuple[str, ...]:
-        """Return the exact argv of the process.
-
-        Args:
-            source_path: where the text of a ``source`` job is, or will be, written.
-        """
-        if self.kind is not StepKind.SOURCE:
-            return self.argv
-        return (*self.argv, source_path)
+    def cwd_of(self, step: Step) -> str | None:
+        """Return where a step starts; None is the job's scratch directory."""
+        return step.cwd if step.cwd is not None else self.cwd
 
     def input_info(self, kind: InputKind) -> list[InputInfo]:
         """Return what came with the job for this purpose, in the order given."""
@@ -115,46 +118,33 @@ class JobSpec:
 
     @property
     def summary(self) -> str:
-        """The command for people and for searching, on at most 1,000 characters."""
-        text = self.argv[-1] if self.kind is StepKind.COMMAND else " ".join(self.argv)
-        return text[:1000]
+        """The commands for people and for searching, on at most 1,000 characters."""
+        return "; ".join(step.summary for step in self.steps)[:SUMMARY_MAX]
 
-    def problems(self) -> Iterator[Problem]:
-        """Name what is wrong with it, whoever asked."""
-        for pointer, text in self._texts():
-            if not _is_unicode(text):
-                yield Problem(pointer, "must be Unicode: half of a surrogate pair is no character")
-        yield from _argv_problems(self.kind, self.argv)
-        yield from _env_problems(self.env)
-        yield from _cwd_problems(self.cwd)
+    def problems(self, *, is_sequence: bool = False) -> Iterator[Problem]:
+        """Name what is wrong with it, whoever asked.
+
+        Args:
+            is_sequence: the client has written an array of steps, and not the one step as the job.
+        """
+        for index, step in enumerate(self.steps):
+            yield from step.problems(step_pointer(index, is_sequence=is_sequence))
+        yield from env_problems("#/env", self.env)
+        yield from cwd_problems("#/cwd", self.cwd)
         yield from _label_problems(self.labels)
+        yield from name_problems("#/name", self.name)
         if self.exclusive and self.name is None:
             yield Problem("#/exclusive", "needs a name: it is the name that is exclusive")
-        if self.name is not None and not 1 <= len(self.name) <= NAME_MAX:
-            yield Problem("#/name", f"must have 1 to {NAME_MAX} characters")
-        if self.name is not None and _has_control(self.name):
-            yield Problem("#/name", "must not hold control characters")
         for info in self.input_info(InputKind.FILE):
+            pointer = f"#/files/{escape_pointer(info.name)}"
+            yield from unicode_problems(pointer, info.name)
             if reason := plain_name_problem(info.name):
-                yield Problem(f"#/files/{escape_pointer(info.name)}", reason)
-
-    def _texts(self) -> Iterator[tuple[str, str]]:
-        """Name every text with the place where the client wrote it."""
-        for index, argument in enumerate(self.argv):
-            yield _argv_pointer(self.kind, index), argument
-        for member, pairs in (("env", self.env), ("labels", self.labels)):
-            for key, value in pairs.items():
-                yield f"#/{member}/{escape_pointer(key)}", key + value
-        yield "#/cwd", self.cwd or ""
-        yield "#/name", self.name or ""
-        for info in self.input_info(InputKind.FILE):
-            yield f"#/files/{escape_pointer(info.name)}", info.name
+                yield Problem(pointer, reason)
 
     def to_json(self) -> dict[str, Any]:
         """Return what the database keeps; `from_json` turns it back."""
         return {
-            "kind": self.kind.value,
-            "argv": list(self.argv),
+            "steps": [step.to_json() for step in self.steps],
             "timeout": self.timeout,
             "grace": self.grace,
             "env": dict(self.env),
@@ -171,8 +161,8 @@ class JobSpec:
     ) -> Self:
         """Turn stored JSON back; name, priority and callback have columns of their own."""
         return cls(
-            kind=StepKind(data["kind"]),
-            argv=tuple(data["argv"]),
+            # Rows of before there were sequences have the one step in the place of the job.
+            steps=tuple(map(Step.from_json, data["steps"])) if "steps" in data else (_first_step(data),),
             timeout=data["timeout"],
             grace=data["grace"],
             env=data["env"],
@@ -187,9 +177,14 @@ class JobSpec:
         )
 
 
-def source_interpreter(source: bytes) -> tuple[str, ...]:
-    """Return what goes in front of the file of a ``source``: nothing when its ``#!`` line names the interpreter."""
-    return () if source.startswith(b"#!") else (SHELL,)
+def step_pointer(index: int, *, is_sequence: bool) -> str:
+    """Return where the client wrote a step: in an array, or as the job."""
+    return f"#/steps/{index}" if is_sequence else "#"
+
+
+def source_name(index: int) -> str:
+    """Return the name of the `Input` that is the text of a ``source`` step; that of the first one is empty."""
+    return str(index) if index else ""
 
 
 def plain_name_problem(name: str) -> str | None:
@@ -201,73 +196,8 @@ def plain_name_problem(name: str) -> str | None:
     return None
 
 
-def escape_pointer(key: str) -> str:
-    """Escape an object's key for a JSON pointer (RFC 6901)."""
-    return key.replace("~", "~0").replace("/", "~1")
-
-
-def leaves_scratch(cwd: str) -> bool:
-    """Tell whether a relative path leaves the directory it starts in, by its words alone."""
-    normal = posixpath.normpath(cwd)
-    return normal == ".." or normal.startswith("../")
-
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-
-def _has_control(text: str) -> bool:
-    return _CONTROL.search(text) is not None
-
-
-def _is_unicode(text: str) -> bool:
-    """Tell whether a text can be written as UTF-8, as the database, a process and an answer need it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _argv_pointer(kind: StepKind, index: int) -> str:
-    """Return where the client wrote a word of the command line."""
-    if kind is StepKind.COMMAND:
-        return "#/command"
-    if kind is StepKind.SCRIPT:
-        return f"#/args/{index - 1}" if index else "#/script"
-    return f"#/argv/{index}"
-
-
-def _argv_problems(kind: StepKind, argv: tuple[str, ...]) -> Iterator[Problem]:
-    if kind is StepKind.SOURCE:
-        return
-    member = "command" if kind is StepKind.COMMAND else "argv"
-    if not argv or not argv[0]:
-        yield Problem(f"#/{member}", "must name a program to run")
-    elif kind is StepKind.COMMAND and not argv[-1].strip():
-        yield Problem("#/command", "must not be empty")
-    for index, argument in enumerate(argv):
-        if "\0" in argument:
-            yield Problem(_argv_pointer(kind, index), "must not hold the NUL character: no program can be given one")
-
-
-def _env_problems(env: Mapping[str, str]) -> Iterator[Problem]:
-    for name, value in env.items():
-        pointer = f"#/env/{escape_pointer(name)}"
-        if not name or "=" in name or "\0" in name:
-            yield Problem(pointer, "a name must not be empty and must not hold = or NUL")
-        elif name.startswith(RESERVED_ENV_PREFIX):
-            yield Problem(pointer, f"names that begin with {RESERVED_ENV_PREFIX} are the service's own")
-        if "\0" in value:
-            yield Problem(pointer, "must not hold the NUL character")
-
-
-def _cwd_problems(cwd: str | None) -> Iterator[Problem]:
-    if cwd is None:
-        return
-    if not cwd or "\0" in cwd:
-        yield Problem("#/cwd", "must be a path, without NUL")
-    elif not cwd.startswith("/") and leaves_scratch(cwd):
-        yield Problem("#/cwd", "a relative path starts in the job's scratch directory and must not leave it")
+def _first_step(data: Mapping[str, Any]) -> Step:
+    return Step(StepKind(data["kind"]), tuple(data["argv"]))
 
 
 def _label_problems(labels: Mapping[str, str]) -> Iterator[Problem]:
@@ -275,7 +205,8 @@ def _label_problems(labels: Mapping[str, str]) -> Iterator[Problem]:
         yield Problem("#/labels", f"at most {LABELS_MAX} labels")
     for key, value in labels.items():
         pointer = f"#/labels/{escape_pointer(key)}"
-        if not key or ":" in key or len(key) > LABEL_MAX or _has_control(key):
+        yield from unicode_problems(pointer, key + value)
+        if not key or ":" in key or len(key) > LABEL_MAX or has_control(key):
             yield Problem(pointer, f"a key has 1 to {LABEL_MAX} characters, no colon and no control characters")
-        if len(value) > LABEL_MAX or _has_control(value):
+        if len(value) > LABEL_MAX or has_control(value):
             yield Problem(pointer, f"a value has at most {LABEL_MAX} characters and no control characters")

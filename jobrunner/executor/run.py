@@ -215,9 +215,9 @@ class Run:
 
     def _start(self) -> None:
         job, spool = self.job, self._around.spool
-        spec = job.spec
+        spec, step = job.spec, job.spec.steps[0]
         spool.prepare(job.id, self._around.ledger.load_inputs(job.number) if spec.inputs else ())
-        scratch = spool.scratch(job.id)
+        scratch, cwd = spool.scratch(job.id), spec.cwd_of(step)
         environment = {**self._around.environment, **spec.env, COOKIE: job.id, "JOBRUNNER_JOB_NUMBER": str(job.number)}
         has_stdin = bool(spec.input_info(InputKind.STDIN))
         groups = self._around.groups
@@ -226,8 +226,8 @@ class Run:
             groups.entrance(job.id) if groups is not None else nullcontext() as enter,
         ):
             child = processes.spawn(
-                spec.command_line(spool.source(job.id)),
-                cwd=os.path.join(scratch, spec.cwd) if spec.cwd else scratch,
+                step.command_line(spool.source(job.id)),
+                cwd=os.path.join(scratch, cwd) if cwd else scratch,
                 env=environment,
                 streams=streams,
                 before=enter,

@@ -74,26 +74,28 @@ def render_job(
 def render_plan(plan: Plan) -> dict[str, Any]:
     """Make the answer to a dry run; ``SOURCE`` and ``cwd`` null stand for places that only a real job has."""
     spec = plan.spec
+    first = spec.steps[0]
     return {
-        "argv": spec.command_line("SOURCE"),
+        "argv": first.command_line("SOURCE"),
         "cwd": spec.cwd,
         "env_names": sorted(spec.env),
         "timeout": spec.timeout,
         "grace": spec.grace,
         "limits": dict(plan.limits),
-        "rule": plan.rule,
+        "rule": plan.rules[0],
     }
 
 
 def _render_step(job: Job, output: OutputService, exit_code: int | None, signal: str | None) -> dict[str, Any]:
     # A job that never started has done nothing: its step was skipped.
     skipped = job.state.is_ended and job.started_at is None
+    step = job.spec.steps[0]
     return {
         "index": 0,
         "name": None,
-        "kind": job.spec.kind.value,
-        "argv": job.spec.command_line(output.source_path(job)),
-        "cwd": job.spec.cwd,
+        "kind": step.kind.value,
+        "argv": step.command_line(output.source_path(job)),
+        "cwd": job.spec.cwd_of(step),
         "state": "skipped" if skipped else job.state.value,
         "exit_code": exit_code,
         "signal": signal,

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from jobrunner.clock import Now
@@ -11,12 +11,12 @@ from jobrunner.domain.errors import InvalidRequest, JobNotEnded, JobNotFound, Jo
 from jobrunner.domain.exitstatus import parse_signal
 from jobrunner.domain.ids import make_job_id
 from jobrunner.domain.job import CancelRequest, IdempotencyKey, Job, JobFilter, JobPage, NewJob
-from jobrunner.domain.spec import Input, JobSpec, StepKind
+from jobrunner.domain.spec import Input, JobSpec, Step
 from jobrunner.domain.states import JobState
 from jobrunner.hints import Hint, Hints
 from jobrunner.service.access import Access
 from jobrunner.service.admission import Admission
-from jobrunner.service.submission import SpecMaker, Submission
+from jobrunner.service.submission import SpecMaker, StepAsked, Submission
 from jobrunner.service.waiting import Listener, Waiters
 from jobrunner.spool import Spool
 from jobrunner.store import jobs as store
@@ -46,11 +46,11 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a submission would run, within which limits, and the rule that allows it."""
+    """What a submission would run, within which limits, and the rules that allow its steps."""
 
     spec: JobSpec
     limits: Mapping[str, int | str]
-    rule: str
+    rules: tuple[str, ...]
 
 
 class JobService:
@@ -100,7 +100,7 @@ class JobService:
             TooBusy: too many wait already, the queue is full, or the service is drained; nothing was stored.
             StorageError: nothing was stored.
         """
-        self._require(caller, _script(asked), asked)
+        self._require(caller, asked, [step.script for step in asked.steps])
         spec, inputs = self._specs.make(asked)
         return self._add(spec, inputs, caller, wait, key)
 
@@ -125,7 +125,7 @@ class JobService:
         Raises:
             InvalidRequest, Forbidden: it would not be accepted, or not of this caller.
         """
-        self._require(caller, self._specs.script(spec), spec)
+        self._require(caller, spec, [self._specs.script(step) for step in spec.steps])
         self._specs.check(spec)
 
     def plan(self, asked: Submission, caller: Caller) -> Plan:
@@ -134,15 +134,18 @@ class JobService:
         Raises:
             InvalidRequest, Forbidden, NameInUse, TooBusy, StorageError: as `submit`.
         """
-        self._require(caller, _script(asked), asked)
+        self._require(caller, asked, [step.script for step in asked.steps])
         spec, _ = self._specs.make(asked)
         with self._database.read() as connection:
             self._admission.check(connection, spec, caller)
-        return Plan(spec, self._specs.limits(), self._specs.rule(spec))
+        return Plan(spec, self._specs.limits(), tuple(map(self._specs.rule, spec.steps)))
 
-    def _require(self, caller: Caller, script: str | None, asked: Submission | JobSpec) -> None:
-        surroundings = bool(asked.env) or asked.cwd is not None
-        self._access.require_submission(caller, script, changes_surroundings=surroundings)
+    def _require(self, caller: Caller, asked: Submission | JobSpec, scripts: Sequence[str | None]) -> None:
+        """Judge what each step asks for; ``scripts`` are the names of those that are catalogued."""
+        steps: Sequence[Step | StepAsked] = asked.steps
+        for step, script in zip(steps, scripts, strict=True):
+            surroundings = any((asked.env, asked.cwd is not None, step.env, step.cwd is not None))
+            self._access.require_submission(caller, script, changes_surroundings=surroundings)
         if asked.callback_url is not None:
             self._access.require(caller, Scope.READ)  # a callback has the job's output
 
@@ -304,10 +307,6 @@ class JobService:
         self._database.insist(write, durable=True)
         # After the row: a crash in between leaves a directory that gc removes.
         self._spool.remove(job.id)
-
-
-def _script(asked: Submission) -> str | None:
-    return asked.words[0] if asked.kind is StepKind.SCRIPT else None
 
 
 def _signal_number(name: str) -> int:

@@ -1,15 +1,52 @@
 """From what a client asked for to what will be run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jobrunner.config import Executor, Output, Policy
 from jobrunner.domain.addresses import AddressPolicy
 from jobrunner.domain.callback import parse_url
 from jobrunner.domain.errors import InvalidRequest, Problem, ShellNotAllowed
-from jobrunner.domain.spec import SHELL, Input, InputInfo, InputKind, JobSpec, StepKind, source_interpreter
+from jobrunner.domain.spec import (
+    SHELL,
+    Input,
+    InputInfo,
+    InputKind,
+    JobSpec,
+    Step,
+    StepKind,
+    source_interpreter,
+    source_name,
+    step_pointer,
+)
 from jobrunner.domain.states import Priority
 from jobrunner.service.catalogue import Catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class StepAsked:
+    """What a client asked for one step, as it was asked.
+
+    Attributes:
+        kind: in which way it says what to run.
+        words: for ``command`` the one text, for ``argv`` the words, for
+            ``script`` its name and arguments, for ``source`` nothing.
+        source: the text of a ``source``.
+        timeout: seconds; None: as long as the job may run.
+    """
+
+    kind: StepKind
+    words: tuple[str, ...] = ()
+    source: bytes = b""
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    timeout: float | None = None
+    name: str | None = None
+
+    @property
+    def script(self) -> str | None:
+        """The name of the catalogued script that it asks for; None: it asks for something else."""
+        return self.words[0] if self.kind is StepKind.SCRIPT else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,16 +54,14 @@ class Submission:
     """What a client asked for, as it was asked; each face of the service makes one.
 
     Attributes:
-        kind: in which way it says what to run.
-        words: for ``command`` the one text, for ``argv`` the words, for
-            ``script`` its name and arguments, for ``source`` nothing.
-        source: the text of a ``source``.
+        steps: what to run, one after the other.
+        is_sequence: they were written as an array; else there is one, and its members are the job's.
+        env, cwd: of all steps.
         timeout, grace: seconds; None takes the configuration's.
     """
 
-    kind: StepKind
-    words: tuple[str, ...] = ()
-    source: bytes = b""
+    steps: tuple[StepAsked, ...]
+    is_sequence: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str | None = None
     stdin: bytes = b""
@@ -68,13 +103,12 @@ class SpecMaker:
             InvalidRequest: with everything that is wrong.
             ShellNotAllowed: policy refuses.
         """
-        self._check_policy(asked.kind)
-        problems = self._limit_problems(asked.timeout, asked.grace)
+        self._check_policy(asked.steps)
+        problems = self._limit_problems(asked)
         problems.extend(self._callback_problems(asked.callback_url))
         inputs = _inputs(asked)
         spec = JobSpec(
-            kind=asked.kind,
-            argv=self._argv(asked, problems),
+            steps=self._steps(asked, problems),
             timeout=asked.timeout if asked.timeout is not None else self._limits.default_timeout,
             grace=asked.grace if asked.grace is not None else self._limits.grace,
             env=asked.env,
@@ -87,12 +121,25 @@ class SpecMaker:
             inputs=tuple(InputInfo(given.kind, given.name, len(given.content)) for given in inputs),
             callback_url=asked.callback_url,
         )
-        problems.extend(spec.problems())
+        problems.extend(spec.problems(is_sequence=asked.is_sequence))
         if problems:
             raise InvalidRequest(problems)
         return spec, inputs
 
-    def _argv(self, asked: Submission, problems: list[Problem]) -> tuple[str, ...]:
+    def _steps(self, asked: Submission, problems: list[Problem]) -> tuple[Step, ...]:
+        return tuple(
+            Step(
+                kind=step.kind,
+                argv=self._argv(step, step_pointer(index, is_sequence=asked.is_sequence), problems),
+                env=step.env,
+                cwd=step.cwd,
+                timeout=step.timeout,
+                name=step.name,
+            )
+            for index, step in enumerate(asked.steps)
+        )
+
+    def _argv(self, asked: StepAsked, at: str, problems: list[Problem]) -> tuple[str, ...]:
         match asked.kind:
             case StepKind.COMMAND:
                 return (SHELL, "-c", *asked.words)
@@ -100,7 +147,9 @@ class SpecMaker:
                 try:
                     return (str(self._catalogue.find(asked.words[0])), *asked.words[1:])
                 except InvalidRequest as error:
-                    problems.extend(error.problems)
+                    problems.extend(
+                        Problem(at + found.pointer.removeprefix("#"), found.detail) for found in error.problems
+                    )
                     return ("-",)
             case StepKind.SOURCE:
                 return source_interpreter(asked.source)
@@ -113,39 +162,44 @@ class SpecMaker:
         Raises:
             InvalidRequest, ShellNotAllowed: it would not be accepted now.
         """
-        self._check_policy(spec.kind)
-        problems = self._limit_problems(spec.timeout, spec.grace)
+        self._check_policy(spec.steps)
+        problems = self._limit_problems(spec)
         problems.extend(self._callback_problems(spec.callback_url))
         if problems:
             raise InvalidRequest(problems)
 
-    def script(self, spec: JobSpec) -> str | None:
-        """Return the name of the catalogued script that a job runs; None: it runs something else."""
-        return self._catalogue.name_of(spec.argv[0]) if spec.kind is StepKind.SCRIPT else None
+    def script(self, step: Step) -> str | None:
+        """Return the name of the catalogued script that a step runs; None: it runs something else."""
+        return self._catalogue.name_of(step.argv[0]) if step.kind is StepKind.SCRIPT else None
 
     def limits(self) -> dict[str, int | str]:
         """Return what the configuration sets to every job, beyond its time."""
         return {"output_bytes": self._output.max_bytes, "on_output_limit": self._output.on_limit}
 
-    def rule(self, spec: JobSpec) -> str:
-        """Name the rule that allows a job, in the words of the configuration."""
-        if spec.kind is StepKind.SCRIPT:
+    def rule(self, step: Step) -> str:
+        """Name the rule that allows a step, in the words of the configuration."""
+        if step.kind is StepKind.SCRIPT:
             return "catalogue: scripts in [storage] scripts_dir"
-        if spec.kind.needs_shell:
+        if step.kind.needs_shell:
             return "[policy] allow_shell = yes"
         return "every program is allowed"
 
-    def _check_policy(self, kind: StepKind) -> None:
-        if kind.needs_shell and not self._policy.allow_shell:
+    def _check_policy(self, steps: Iterable[Step | StepAsked]) -> None:
+        if not self._policy.allow_shell and any(step.kind.needs_shell for step in steps):
             raise ShellNotAllowed
 
-    def _limit_problems(self, timeout: float | None, grace: float | None) -> list[Problem]:
-        most = self._limits.max_timeout
-        problems: list[Problem] = []
-        if timeout is not None and not 0 < timeout <= most:
-            problems.append(Problem("#/timeout", f"must be more than 0 and at most {most:g} seconds"))
-        problems.extend(self._grace_problems(grace))
+    def _limit_problems(self, asked: Submission | JobSpec) -> list[Problem]:
+        problems = list(self._timeout_problems("#/timeout", asked.timeout))
+        steps: Sequence[Step | StepAsked] = asked.steps
+        for index, step in enumerate(steps):
+            problems.extend(self._timeout_problems(f"{step_pointer(index, is_sequence=True)}/timeout", step.timeout))
+        problems.extend(self._grace_problems(asked.grace))
         return problems
+
+    def _timeout_problems(self, at: str, timeout: float | None) -> Iterator[Problem]:
+        most = self._limits.max_timeout
+        if timeout is not None and not 0 < timeout <= most:
+            yield Problem(at, f"must be more than 0 and at most {most:g} seconds")
 
     def _callback_problems(self, url: str | None) -> Iterator[Problem]:
         """Name what is wrong with the URL of a callback, as far as that is known without looking its host up."""
@@ -179,6 +233,9 @@ def _inputs(asked: Submission) -> list[Input]:
     inputs = [Input(InputKind.FILE, name, content) for name, content in asked.files.items()]
     if asked.stdin:
         inputs.append(Input(InputKind.STDIN, "", asked.stdin))
-    if asked.kind is StepKind.SOURCE:
-        inputs.append(Input(InputKind.SOURCE, "", asked.source))
+    inputs.extend(
+        Input(InputKind.SOURCE, source_name(index), step.source)
+        for index, step in enumerate(asked.steps)
+        if step.kind is StepKind.SOURCE
+    )
     return inputs

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from jobrunner.domain.ids import make_job_id
 from jobrunner.domain.job import CancelRequest, Job, JobEnd, NewJob
-from jobrunner.domain.spec import Input, InputInfo, JobSpec, StepKind
+from jobrunner.domain.spec import Input, InputInfo, JobSpec, Step, StepKind
 from jobrunner.domain.states import JobState, Priority
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Database
@@ -30,8 +30,7 @@ def new_job(
 ) -> NewJob:
     """Make a submission, as the service hands it to the store."""
     spec = JobSpec(
-        kind=StepKind.ARGV,
-        argv=argv or ("true",),
+        steps=(Step(StepKind.ARGV, argv or ("true",)),),
         timeout=60.0,
         grace=10.0,
         inputs=tuple(InputInfo(given.kind, given.name, len(given.content)) for given in inputs),
@@ -104,7 +103,7 @@ def add_many(database: Database, jobs: Iterable[dict[str, Any]]) -> None:
 
     They count on from number 1, a second apart: the table must be empty.
     """
-    spec = json.dumps(JobSpec(kind=StepKind.ARGV, argv=("true",), timeout=60.0, grace=10.0).to_json())
+    spec = json.dumps(JobSpec((Step(StepKind.ARGV, ("true",)),), timeout=60.0, grace=10.0).to_json())
     job_rows: list[dict[str, Any]] = []
     label_rows: list[dict[str, Any]] = []
     for number, job in enumerate(jobs, 1):

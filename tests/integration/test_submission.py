@@ -10,7 +10,7 @@ from jobrunner.domain.errors import InvalidRequest, ShellNotAllowed
 from jobrunner.domain.spec import Input, InputInfo, InputKind, StepKind
 from jobrunner.domain.states import Priority
 from jobrunner.service.catalogue import Catalogue
-from jobrunner.service.submission import SpecMaker, Submission
+from jobrunner.service.submission import SpecMaker, StepAsked, Submission
 from tests.factories import argv, shell
 
 RECEIVERS = Callbacks().policy
@@ -46,11 +46,11 @@ def pointers(maker: SpecMaker, asked: Submission) -> list[str]:
 
 
 def source(text: bytes, **members: Any) -> Submission:
-    return Submission(StepKind.SOURCE, source=text, **members)
+    return Submission((StepAsked(StepKind.SOURCE, source=text),), **members)
 
 
-def script(*words: str) -> Submission:
-    return Submission(StepKind.SCRIPT, words)
+def script(*words: str, **members: Any) -> Submission:
+    return Submission((StepAsked(StepKind.SCRIPT, words),), **members)
 
 
 # ── what is run ──
@@ -59,16 +59,16 @@ def script(*words: str) -> Submission:
 def test_a_command_goes_to_the_shell(maker: SpecMaker) -> None:
     spec, inputs = maker.make(shell("echo $HOME; exit 3"))
 
-    assert spec.argv == ("/bin/sh", "-c", "echo $HOME; exit 3")
+    assert spec.steps[0].argv == ("/bin/sh", "-c", "echo $HOME; exit 3")
     assert inputs == []
 
 
 def test_words_are_run_as_they_are(maker: SpecMaker) -> None:
-    assert maker.make(argv("echo", "$HOME", "", "a b"))[0].argv == ("echo", "$HOME", "", "a b")
+    assert maker.make(argv("echo", "$HOME", "", "a b"))[0].steps[0].argv == ("echo", "$HOME", "", "a b")
 
 
 def test_a_script_is_run_by_its_path(maker: SpecMaker, scripts: Path) -> None:
-    assert maker.make(script("backup", "--all", ""))[0].argv == (str(scripts / "backup"), "--all", "")
+    assert maker.make(script("backup", "--all", ""))[0].steps[0].argv == (str(scripts / "backup"), "--all", "")
 
 
 @pytest.mark.parametrize("name", ["absent", "../backup", "/bin/sh", "", "."])
@@ -79,9 +79,9 @@ def test_a_script_that_is_not_catalogued_is_refused(maker: SpecMaker, name: str)
 def test_a_source_is_kept_and_goes_to_its_interpreter(maker: SpecMaker) -> None:
     spec, inputs = maker.make(source(b"#!/usr/bin/env python3\n\xff\0"))
 
-    assert spec.argv == ()
+    assert spec.steps[0].argv == ()
     assert inputs == [Input(InputKind.SOURCE, "", b"#!/usr/bin/env python3\n\xff\0")]
-    assert maker.make(source(b"echo"))[0].argv == ("/bin/sh",)
+    assert maker.make(source(b"echo"))[0].steps[0].argv == ("/bin/sh",)
 
 
 def test_everything_that_was_asked_is_in_the_specification(maker: SpecMaker) -> None:
@@ -152,7 +152,7 @@ def test_all_problems_are_named_at_once(maker: SpecMaker) -> None:
 
 
 def test_an_absent_script_is_named_together_with_the_rest(maker: SpecMaker) -> None:
-    asked = Submission(StepKind.SCRIPT, ("absent",), cwd="..")
+    asked = script("absent", cwd="..")
 
     assert set(pointers(maker, asked)) == {"#/script", "#/cwd"}
 

@@ -14,6 +14,7 @@ from jobrunner.domain.spec import (
     InputInfo,
     InputKind,
     JobSpec,
+    Step,
     StepKind,
     escape_pointer,
     leaves_scratch,
@@ -24,7 +25,7 @@ from jobrunner.domain.states import Priority
 
 
 def make_spec(*argv: str, kind: StepKind = StepKind.ARGV, **members: Any) -> JobSpec:
-    return JobSpec(kind=kind, argv=argv or ("true",), timeout=60.0, grace=10.0, **members)
+    return JobSpec((Step(kind, argv or ("true",)),), timeout=60.0, grace=10.0, **members)
 
 
 def pointers(spec: JobSpec) -> list[str]:
@@ -53,7 +54,7 @@ def test_an_ordinary_job_has_no_problems() -> None:
 
 @pytest.mark.parametrize("argv", [(), ("",), ("", "x")])
 def test_a_job_must_name_a_program(argv: tuple[str, ...]) -> None:
-    spec = JobSpec(kind=StepKind.ARGV, argv=argv, timeout=1.0, grace=1.0)
+    spec = JobSpec((Step(StepKind.ARGV, argv),), timeout=1.0, grace=1.0)
 
     assert pointers(spec) == ["#/argv"]
 
@@ -192,10 +193,18 @@ def test_pointers_are_escaped_as_rfc_6901_has_it() -> None:
 # ── what the database keeps ──
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
-SPECS = st.builds(
-    JobSpec,
+STEPS = st.builds(
+    Step,
     kind=st.sampled_from(StepKind),
     argv=st.lists(TEXT, max_size=5).map(tuple),
+    env=st.dictionaries(TEXT, TEXT, max_size=4),
+    cwd=st.none() | TEXT,
+    timeout=st.none() | st.floats(min_value=0.001, max_value=1e9),
+    name=st.none() | TEXT,
+)
+SPECS = st.builds(
+    JobSpec,
+    steps=st.lists(STEPS, min_size=1, max_size=3).map(tuple),
     timeout=st.floats(min_value=0.001, max_value=1e9),
     grace=st.floats(min_value=0, max_value=1e9),
     env=st.dictionaries(TEXT, TEXT, max_size=4),
@@ -217,6 +226,18 @@ def test_a_specification_survives_the_database(spec: JobSpec) -> None:
     assert JobSpec.from_json(json.loads(stored), name=spec.name, priority=spec.priority) == spec
 
 
+def test_a_specification_of_before_there_were_sequences_is_one_of_one_step() -> None:
+    stored = {
+        "kind": "command", "argv": ["/bin/sh", "-c", "make"], "timeout": 60.0, "grace": 10.0, "env": {"A": "b"},
+        "cwd": "sub", "merge_stderr": False, "labels": {}, "inputs": [],
+    }  # fmt: skip
+
+    spec = JobSpec.from_json(stored, name=None, priority=Priority.NORMAL)
+
+    assert spec == make_spec("/bin/sh", "-c", "make", kind=StepKind.COMMAND, env={"A": "b"}, cwd="sub")
+    assert spec.cwd_of(spec.steps[0]) == "sub"
+
+
 @given(SPECS)
 def test_looking_for_problems_of_any_specification_ends_well(spec: JobSpec) -> None:
     assert all(problem.pointer.startswith("#/") and problem.detail for problem in spec.problems())
@@ -236,15 +257,15 @@ def test_a_source_that_names_its_interpreter_is_executed_itself() -> None:
 
 
 def test_the_file_of_a_source_ends_its_command_line() -> None:
-    assert make_spec("/bin/sh", kind=StepKind.SOURCE).command_line("/spool/source") == ("/bin/sh", "/spool/source")
-    interpreted = JobSpec(kind=StepKind.SOURCE, argv=(), timeout=1.0, grace=1.0)
+    assert Step(StepKind.SOURCE, ("/bin/sh",)).command_line("/spool/source") == ("/bin/sh", "/spool/source")
+    interpreted = Step(StepKind.SOURCE, ())
     assert interpreted.command_line("/spool/source") == ("/spool/source",)
-    assert pointers(interpreted) == []
+    assert list(interpreted.problems("#")) == []
 
 
 @pytest.mark.parametrize("kind", set(StepKind) - {StepKind.SOURCE})
 def test_other_command_lines_are_what_was_asked(kind: StepKind) -> None:
-    assert make_spec("a", "b", kind=kind).command_line("/spool/source") == ("a", "b")
+    assert Step(kind, ("a", "b")).command_line("/spool/source") == ("a", "b")
 
 
 def test_only_command_and_source_need_a_shell() -> None:
@@ -258,6 +279,21 @@ def test_the_summary_of_a_command_is_its_text_and_of_a_program_its_words() -> No
 
 def test_the_summary_of_a_long_command_is_cut() -> None:
     assert make_spec("x" * 2000).summary == "x" * 1000
+
+
+def test_the_summary_of_a_sequence_names_all_its_steps() -> None:
+    steps = (Step(StepKind.COMMAND, ("/bin/sh", "-c", "make all")), Step(StepKind.ARGV, ("make", "check")))
+
+    assert JobSpec(steps, timeout=1.0, grace=1.0).summary == "make all; make check"
+
+
+def test_the_problems_of_steps_point_into_the_array_that_they_were_written_in() -> None:
+    wrong = Step(StepKind.ARGV, ("x", "\0"), env={"": ""}, cwd="..", name="")
+    spec = JobSpec((Step(StepKind.COMMAND, ("/bin/sh", "-c", "")), wrong), timeout=1.0, grace=1.0, cwd="..")
+
+    assert [problem.pointer for problem in spec.problems(is_sequence=True)] == [
+        "#/steps/0/command", "#/steps/1/argv/1", "#/steps/1/env/", "#/steps/1/cwd", "#/steps/1/name", "#/cwd",
+    ]  # fmt: skip
 
 
 def test_inputs_are_found_by_their_purpose_in_the_order_given() -> None:

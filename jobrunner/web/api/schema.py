@@ -22,6 +22,7 @@ from pydantic import (
 from jobrunner.domain.callback import URL_MAX
 from jobrunner.domain.spec import LABEL_MAX, LABELS_MAX, NAME_MAX, RESERVED_ENV_PREFIX, StepKind
 from jobrunner.domain.states import JobState, Priority
+from jobrunner.service.submission import StepAsked
 from jobrunner.service.submission import Submission as Asked
 from jobrunner.web.parse import decode_content
 
@@ -119,9 +120,7 @@ class Submission(Body):
         else:
             kind, words = StepKind.SOURCE, []
         return Asked(
-            kind=kind,
-            words=tuple(words),
-            source=(self.source or "").encode(),
+            (StepAsked(kind, tuple(words), (self.source or "").encode()),),
             env=self.env,
             cwd=self.cwd,
             stdin=self.stdin,
