@@ -360,7 +360,10 @@ def run_executor(house: House) -> bool:
     Returns:
         Whether it ended because it was drained.
     """
+    from jobrunner.executor.process import heed_all_signals
+
     work = house.make_work()
+    heed_all_signals()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: work.stop())
     signal.signal(signal.SIGHUP, lambda *_: work.stop(leave_jobs=True))

@@ -15,8 +15,10 @@ from jobrunner.app import House
 from tests.factories import make_house
 from tests.service import Service, eventually
 
-# Under nohup(1) it is ignored, also by all that the tests start: then it can't be trapped.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# Under nohup(1) or a shell's & these are ignored, also by all that the tests start: then they can't be trapped.
+for _number in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(_number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 StartService = Callable[..., Service]
 Mount = Callable[..., Path]

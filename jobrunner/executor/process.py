@@ -21,8 +21,22 @@ from jobrunner.executor.tree import COOKIE
 from jobrunner.proc import boot_id, list_pids, read_environ, read_stat
 from jobrunner.spool import JobStreams, ProcessRecord
 
+_RESET_BY_POPEN = {signal.SIGPIPE, signal.SIGXFSZ}
+
 REAP_PATIENCE = 10.0
 """Seconds to wait for another's zombie to be reaped, where only then its status can be seen."""
+
+
+def heed_all_signals() -> None:
+    """Have jobs ignore no signal because whoever started the service does; only for a main thread.
+
+    A shell's ``&`` ignores SIGINT and SIGQUIT, nohup(1) SIGHUP. What is ignored
+    stays so over execve(2), and a shell can't even trap it; what has a handler,
+    though it does nothing, is back to its default there.
+    """
+    for number in signal.valid_signals() - _RESET_BY_POPEN:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 class SpawnError(Exception):

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import signal
 import socket
 import subprocess
@@ -76,6 +77,17 @@ def test_control_c_goes_to_all_processes_at_once(start_service: StartService) ->
     assert eventually(lambda: all(is_dead(each) for each in own))
     assert is_alive(pid)
     assert "Traceback" not in service.log.read_text()
+
+
+def test_a_job_ignores_no_signal_though_who_started_the_service_does(start_service: StartService) -> None:
+    ignores = "trap '' HUP INT QUIT USR2 CHLD; exec " + shlex.join((sys.executable, "-m", "jobrunner", "serve"))
+    service = start_service(command=("sh", "-c", ignores))
+
+    job = service.run(command="grep SigIgn /proc/self/status; kill -QUIT $$")
+
+    ignored = int(job["stdout"]["text"].split()[1], 16)
+    assert not ignored & (1 << 31) - 1, "32 and 33 are the C library's"
+    assert job["signal"] == "SIGQUIT"
 
 
 def test_a_second_sigterm_is_harmless(start_service: StartService) -> None:
@@ -363,7 +375,8 @@ def post_fork(server, worker):
     time.sleep(0.5)
 """)
     gunicorn = (sys.executable, "-m", "gunicorn", "--config", str(settings), "wsgi:app")
-    service = Service(tmp_path / "data", {"server": {"workers": "1"}}, command=gunicorn)
+    # A worker that did not hear is killed after the grace period.
+    service = Service(tmp_path / "data", {"server": {"workers": 1}, "executor": {"grace": 60}}, command=gunicorn)
     with service.log.open("ab") as log:
         started = subprocess.Popen(service.command, cwd=ROOT, env=service.environment, stdout=log, stderr=log)
     service.http.close()
@@ -371,7 +384,11 @@ def post_fork(server, worker):
 
     started.terminate()
 
-    assert started.wait(5) == 0, service.log.read_text()
+    try:
+        assert started.wait(30) == 0, service.log.read_text()
+    finally:
+        started.kill()
+        started.wait()
 
 
 def test_the_supervisor_is_small_and_opens_no_database(start_service: StartService) -> None:
