@@ -6,7 +6,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from jobrunner.domain.spec import COOKIE
+from jobrunner.domain.spec import COOKIE, STEP_COOKIE
 from jobrunner.proc import boot_id, list_children, read_environ, read_stat
 
 logger = logging.getLogger("jobrunner.supervisor")
@@ -29,11 +29,21 @@ class End(NamedTuple):
 
 
 class Orphan(NamedTuple):
-    """A process that leads the session of a job, and has lost its executor."""
+    """A process that leads the session of a job's step, and has lost its executor.
+
+    Attributes:
+        pid, start_ticks: who it is.
+        step: the id of the job, and behind a slash the index of the step if it is not the first.
+    """
 
     pid: int
     start_ticks: int
-    job_id: str
+    step: str
+
+
+def _step_word(job_id: str, step: int) -> str:
+    """Name a step of a job in a line of the file."""
+    return f"{job_id}/{step}" if step else job_id
 
 
 class EndsFile:
@@ -70,10 +80,11 @@ class EndsFile:
                 return int(found)
         return None
 
-    def find_orphan(self, job_id: str) -> Orphan | None:
-        """Return the process of a job, of which its executor could not write a record any more."""
+    def find_orphan(self, job_id: str, step: int = 0) -> Orphan | None:
+        """Return the process of a step of a job, of which its executor could not write a record any more."""
+        wanted = _step_word(job_id, step)
         for pid, start_ticks, found in self._read():
-            if found == job_id:
+            if found == wanted:
                 return Orphan(pid, start_ticks, found)
         return None
 
@@ -123,10 +134,11 @@ class Registrar:
             stat = read_stat(pid)
             if pid in but or stat is None or stat.session != pid or stat.is_zombie:
                 continue
-            for variable in read_environ(pid):
-                name, _, job_id = variable.decode(errors="replace").partition("=")
-                if name == COOKIE:
-                    self._append(Orphan(pid, stat.start_ticks, job_id))
+            pairs = (variable.decode(errors="replace").partition("=") for variable in read_environ(pid))
+            cookies = {name: value for name, _, value in pairs if name in {COOKIE, STEP_COOKIE}}
+            step = cookies.get(STEP_COOKIE, "0")
+            if COOKIE in cookies and step.isdecimal():
+                self._append(Orphan(pid, stat.start_ticks, _step_word(cookies[COOKIE], int(step))))
 
     def _append(self, line: End | Orphan) -> None:
         try:

@@ -4,12 +4,14 @@
 
     DATA/jobs/3f/0192f0c4-…-2f6f1f0f3c3f/     mode 0700, made when the job starts
         stdout, stderr                        what the job wrote, byte for byte
-        stdin, source                         what came with the submission, if anything did
-        process.json                          who its process is: see `ProcessRecord`
+        stdin, source, source.1 …             what came with the submission, if anything did
+        process.json                          who its process is: see `ProcessRecord`, `StepMark`
         scratch/                              its working directory, with the files it came with
 
 The stream files are made last, right before the process: a directory with
 ``stdout`` but without ``process.json`` tells that a process may have been made.
+For a later step a mark in ``process.json`` tells that, which takes the place of
+the record of the step before.
 """
 
 import errno
@@ -17,14 +19,14 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 from jobrunner.domain.ids import parse_job_reference
-from jobrunner.domain.spec import Input, InputKind
+from jobrunner.domain.spec import Input, InputKind, source_name
 from jobrunner.domain.streams import Stream
 from jobrunner.scratch import NOT_THERE
 from jobrunner.trees import disk_bytes, remove_tree, scan
@@ -37,10 +39,19 @@ class ProcessRecord(NamedTuple):
         pid: also the id of its process group and session.
         start_ticks: when it started, field 22 of ``/proc/PID/stat``.
         boot_id: of ``/proc/sys/kernel/random/boot_id``.
+        step: the index of the step that it runs.
     """
 
     pid: int
     start_ticks: int
+    boot_id: str
+    step: int = 0
+
+
+class StepMark(NamedTuple):
+    """For which step of a job a process was made last, or may have been."""
+
+    step: int
     boot_id: str
 
 
@@ -98,9 +109,9 @@ class Spool:
         """Return the working directory of a job."""
         return f"{self.path(job_id)}/scratch"
 
-    def source(self, job_id: str) -> str:
-        """Return where the text of a ``source`` job is written."""
-        return f"{self.path(job_id)}/source"
+    def source(self, job_id: str, step: int = 0) -> str:
+        """Return where the text of a ``source`` step is written."""
+        return _source_path(self.path(job_id), source_name(step))
 
     def prepare(self, job_id: str, inputs: Iterable[Input]) -> None:
         """Make the directory of a job anew, with what came with it.
@@ -125,7 +136,7 @@ class Spool:
             if given.kind is InputKind.FILE:
                 _write_new(f"{path}/scratch/{given.name}", given.content, 0o644)
             elif given.kind is InputKind.SOURCE:
-                _write_new(f"{path}/source", given.content, 0o700)
+                _write_new(_source_path(path, given.name), given.content, 0o700)
             else:
                 _write_new(f"{path}/stdin", given.content, 0o600)
 
@@ -149,6 +160,25 @@ class Spool:
             raise
         return JobStreams(*opened)
 
+    def share_streams(self, outputs: Mapping[Stream, int], *, merge_stderr: bool) -> JobStreams | None:
+        """Make streams for a later step, which reads nothing, of the descriptors of the job's outputs.
+
+        None when one is missing.
+        """
+        stdout, stderr = outputs.get(Stream.STDOUT), outputs.get(Stream.STDOUT if merge_stderr else Stream.STDERR)
+        if stdout is None or stderr is None:
+            return None
+        opened: list[int] = []
+        try:
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            opened.append(os.dup(stdout))
+            opened.append(opened[1] if merge_stderr else os.dup(stderr))
+        except OSError:
+            for fd in opened:
+                os.close(fd)
+            raise
+        return JobStreams(*opened)
+
     def open_output(self, job_id: str, stream: Stream) -> int | None:
         """Open what a job writes to that runs already, to drop parts of it; for the caller to close.
 
@@ -156,11 +186,12 @@ class Spool:
         link to somebody else's file in its place, and we may be allowed more than it.
         """
         try:
-            fd = os.open(f"{self.path(job_id)}/{stream}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(f"{self.path(job_id)}/{stream}", _OLD_STREAM)
         except OSError:
             return None
         status = os.fstat(fd)
         if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_uid == os.geteuid():
+            os.set_blocking(fd, True)  # it may become the stream of another step
             return fd
         os.close(fd)
         return None
@@ -174,23 +205,45 @@ class Spool:
     def record_process(self, job_id: str, record: ProcessRecord) -> None:
         """Write down who the process is, for an executor that takes over.
 
-        One small write: after a crash it is there as a whole, or the file is empty.
+        After a crash it is there as a whole, or what was there before, or (the first) the file is empty.
         """
-        path, content = f"{self.path(job_id)}/process.json", json.dumps(record._asdict()).encode()
+        self._write_process(job_id, record._asdict())
+
+    def mark_step(self, job_id: str, mark: StepMark) -> None:
+        """Write down that a process is about to be made for a later step."""
+        self._write_process(job_id, mark._asdict())
+
+    def _write_process(self, job_id: str, members: dict[str, Any]) -> None:
+        path, content = f"{self.path(job_id)}/process.json", json.dumps(members).encode()
         try:
             _write_new(path, content, 0o600)
         except FileExistsError:
-            os.unlink(path)
-            _write_new(path, content, 0o600)
+            new = f"{path}.new"
+            with suppress(FileNotFoundError):
+                os.unlink(new)
+            _write_new(new, content, 0o600)
+            os.rename(new, path)
 
     def load_process(self, job_id: str) -> ProcessRecord | None:
         """Return who the process is, or None when that was never written down."""
+        try:
+            return ProcessRecord(**self._load_process(job_id))
+        except TypeError:
+            return None  # a mark
+
+    def load_mark(self, job_id: str) -> StepMark | None:
+        """Return for which step a process was made, or may have been; None when that is not written down."""
+        members = self._load_process(job_id)
+        return StepMark(members.get("step", 0), members["boot_id"]) if "boot_id" in members else None
+
+    def _load_process(self, job_id: str) -> dict[str, Any]:
         with self._open_file(job_id, "process.json") as file:
             content = file.read()
         try:
-            return ProcessRecord(**json.loads(content))
-        except (ValueError, TypeError):
-            return None  # the machine, or the disk, has failed in the middle
+            members = json.loads(content)
+        except ValueError:
+            return {}  # the machine, or the disk, has failed in the middle
+        return members if isinstance(members, dict) else {}
 
     def size(self, job_id: str, stream: Stream) -> int:
         """Return the length of a stream so far; 0 when there is none (any more: see `open_stream_file`)."""
@@ -271,6 +324,13 @@ class Spool:
 
 
 _NEW_STREAM = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+_OLD_STREAM = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _source_path(path: str, name: str) -> str:
+    return f"{path}/source.{name}" if name else f"{path}/source"
 
 
 def _write_new(path: str, content: bytes, mode: int) -> None:

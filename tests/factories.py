@@ -44,6 +44,12 @@ def argv(*words: str, **members: Any) -> Submission:
     return Submission((StepAsked(StepKind.ARGV, words),), **members)
 
 
+def sequence(*texts: str | StepAsked, **members: Any) -> Submission:
+    """Ask for several steps: shell commands, or what they are said to be."""
+    steps = (text if isinstance(text, StepAsked) else StepAsked(StepKind.COMMAND, (text,)) for text in texts)
+    return Submission(tuple(steps), is_sequence=True, **members)
+
+
 def make_job(house: House, asked: Submission | None = None, **members: Any) -> Job:
     """Queue a job in this house, ``true`` if nothing else is asked for."""
     return house.jobs.submit(asked or argv("true", **members), CALLER).job

@@ -98,12 +98,13 @@ def _find_jobs(jobs: "JobService", wanted: JobFilter, limit: int) -> list[Job]:
 
 
 def _facts(job: dict[str, Any]) -> list[tuple[str, str]]:
-    facts = [
+    facts: list[tuple[str, Any]] = [
         ("id", job["id"]),
         ("number", str(job["number"])),
         ("name", job["name"]),
         ("state", job["state"]),
-        ("command", _command(job)),
+        ("command", _command(job) if len(job["steps"]) == 1 else None),
+        *_steps(job),
         ("exit code", job["exit_code"]),
         ("signal", job["signal"]),
         ("error", f"{job['error']['code']}: {job['error']['detail']}" if job["error"] else None),
@@ -125,11 +126,29 @@ def _row(job: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _command(job: dict[str, Any]) -> str:
-    """Return the command on one line, cut for a screen."""
-    step = job["steps"][0]
+    """Return the commands on one line, cut for a screen."""
+    return _cut("; ".join(map(_words, job["steps"])))
+
+
+def _words(step: dict[str, Any]) -> str:
     words = step["argv"][2:] if step["kind"] == "command" else step["argv"]
-    text = " ".join(" ".join(words).split())
+    return " ".join(words)
+
+
+def _cut(text: str) -> str:
+    text = " ".join(text.split())
     return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _steps(job: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return a line for each of several steps."""
+    steps = job["steps"]
+    if len(steps) == 1:
+        return []
+    return [
+        (f"step {step['index']}", f"{step['state']:12} {_cut(_words(step) if step['name'] is None else step['name'])}")
+        for step in steps
+    ]
 
 
 COMMANDS = {"status": status, "list": list_jobs}

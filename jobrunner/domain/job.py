@@ -9,7 +9,7 @@ from typing import Any, Self
 from jobrunner.domain.errors import InvalidRequest
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.spec import LABELS_MAX, JobSpec
-from jobrunner.domain.states import JobState
+from jobrunner.domain.states import JobState, StepState
 from jobrunner.domain.streams import Hole, Stream
 
 
@@ -26,6 +26,7 @@ class ErrorCode(StrEnum):
     WORKER_LOST = "worker-lost"
     HOST_REBOOTED = "host-rebooted"
     OUTPUT_LIMIT = "output-limit"
+    STEP_TIMEOUT = "step-timeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,30 @@ class SentSignal:
 
 
 @dataclass(frozen=True, slots=True)
+class StepSpan:
+    """When a step has run; ``finished_at`` is None for the one that is on."""
+
+    started_at: datetime
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What has become of a step.
+
+    Attributes:
+        status: None while it has not ended, when nothing ran, or when it could not be learnt.
+        error: what went wrong around it, if it is the one that has decided the job's end, or is about to.
+    """
+
+    state: StepState
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    status: ExitStatus | None = None
+    error: JobError | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """What is stored of a submission at first."""
 
@@ -125,6 +150,7 @@ class Job:
         executor: who runs or ran it; None while queued.
         signals: what the executor has sent it so far.
         ending: the state that it will end in because it was told to end; None when it was not.
+        spans: of the steps that have ended well, and of the one after them; empty while that is the first.
         stdout_bytes, stderr_bytes: length of the streams at the end; 0 while active (ask the spool).
         holes: what is no longer kept of the streams; it grows while the job writes on.
     """
@@ -147,11 +173,28 @@ class Job:
     stderr_bytes: int = 0
     holes: Mapping[Stream, Hole] = field(default_factory=dict)
     ending: JobState | None = None
+    spans: tuple[StepSpan, ...] = ()
 
     @property
     def deadline_at(self) -> datetime | None:
         """When the timeout strikes; None while queued. An instant: a restart gives a job no more time."""
         return self.started_at + timedelta(seconds=self.spec.timeout) if self.started_at is not None else None
+
+    def step_results(self) -> tuple[StepResult, ...]:
+        """Return what has become of each step.
+
+        Only the last one that began says more than that it went well: it is what the job itself says.
+        """
+        rest = StepState.SKIPPED if self.state.is_ended else StepState.QUEUED
+        results: list[StepResult] = []
+        if self.started_at is not None:
+            *before, last = self.spans or (StepSpan(self.started_at),)
+            good = ExitStatus(code=0)
+            results += [StepResult(StepState.SUCCEEDED, span.started_at, span.finished_at, good) for span in before]
+            results.append(
+                StepResult(StepState(self.state.value), last.started_at, self.finished_at, self.status, self.error)
+            )
+        return (*results, *[StepResult(rest)] * (len(self.spec.steps) - len(results)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from jobrunner.domain.step import (
     NAME_MAX,
     RESERVED_ENV_PREFIX,
     SHELL,
+    STEP_COOKIE,
     Step,
     StepKind,
     cwd_problems,
@@ -34,6 +35,7 @@ __all__ = [
     "NAME_MAX",
     "RESERVED_ENV_PREFIX",
     "SHELL",
+    "STEP_COOKIE",
     "Input",
     "InputInfo",
     "InputKind",
@@ -127,6 +129,8 @@ class JobSpec:
         Args:
             is_sequence: the client has written an array of steps, and not the one step as the job.
         """
+        if not 1 <= len(self.steps) <= STEPS_MAX:
+            yield Problem("#/steps", f"must have 1 to {STEPS_MAX} steps")
         for index, step in enumerate(self.steps):
             yield from step.problems(step_pointer(index, is_sequence=is_sequence))
         yield from env_problems("#/env", self.env)

@@ -27,6 +27,20 @@ class JobState(StrEnum):
         return self not in ACTIVE
 
 
+class StepState(StrEnum):
+    """Where a step is: what a job can be, or never begun because of how another step ended."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELED = "canceled"
+    OUTPUT_LIMIT = "output_limit"
+    LOST = "lost"
+    SKIPPED = "skipped"
+
+
 ACTIVE = frozenset({JobState.QUEUED, JobState.RUNNING})
 ENDED = frozenset(JobState) - ACTIVE
 

@@ -14,6 +14,9 @@ RESERVED_ENV_PREFIX = "JOBRUNNER_JOB_"
 COOKIE = f"{RESERVED_ENV_PREFIX}ID"
 """The environment variable that tells, of any process, which job it belongs to."""
 
+STEP_COOKIE = f"{RESERVED_ENV_PREFIX}STEP"
+"""The environment variable that tells which step of it, by index."""
+
 SHELL = "/bin/sh"
 
 

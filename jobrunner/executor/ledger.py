@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from jobrunner.clock import Now
 from jobrunner.domain.errors import StorageError
-from jobrunner.domain.job import CancelRequest, Job, JobEnd, JobError, SentSignal
+from jobrunner.domain.job import CancelRequest, Job, JobEnd, JobError, SentSignal, StepSpan
 from jobrunner.domain.spec import Input
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Hole, Stream
@@ -101,6 +101,15 @@ class Ledger:
             return ended, claimed[0] if claimed else None
 
         return self._persist(write)
+
+    def record_step(self, number: int, spans: Sequence[StepSpan]) -> bool:
+        """Write down that a step has ended well and the next one begins. False: not ours, or the executor was stopped.
+
+        Args:
+            number: of the job.
+            spans: of its steps so far, the one that begins included.
+        """
+        return bool(self._persist(lambda connection: store.record_step(connection, number, self._identity, spans)))
 
     def requeue(self, number: int) -> JobState | None:
         """Put a job back for which no process was made; if it was canceled meanwhile, it has ended with that.

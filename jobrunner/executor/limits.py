@@ -66,6 +66,10 @@ class OutputLimit:
         self._holes = holes
         self._streams = {stream: _Watched(fd, self._most) for stream, fd in opened.items()}
 
+    def descriptors(self) -> dict[Stream, int]:
+        """Return what is watched, for another step to write to; still ours to close."""
+        return {stream: watched.fd for stream, watched in self._streams.items()}
+
     def allow_more(self) -> None:
         """Take what is there for granted: the job was told already that it is too much."""
         for stream, watched in self._streams.items():

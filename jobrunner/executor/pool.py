@@ -23,8 +23,9 @@ from jobrunner.drain import Drain
 from jobrunner.ends import EndsFile
 from jobrunner.executor.cgroup import ControlGroups
 from jobrunner.executor.ledger import RETRY_PAUSE, Ledger
-from jobrunner.executor.run import NeverStarted, Run, Surroundings
+from jobrunner.executor.run import NeverStarted, Run
 from jobrunner.executor.slots import Slots, Threads, make_room
+from jobrunner.executor.surroundings import Surroundings
 from jobrunner.executor.tree import Orphans
 from jobrunner.executor.trouble import Trouble
 from jobrunner.hints import Hint, Hints, Inbox

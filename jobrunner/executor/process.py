@@ -17,7 +17,7 @@ from typing import Protocol
 
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import ErrorCode, JobError
-from jobrunner.executor.tree import COOKIE
+from jobrunner.domain.spec import COOKIE, STEP_COOKIE
 from jobrunner.proc import boot_id, list_pids, read_environ, read_stat
 from jobrunner.spool import JobStreams, ProcessRecord
 
@@ -100,14 +100,20 @@ class ChildProcess:
         """See `Process`. Until it is reaped the pid, and so the group's id, can't be given to another."""
         return _signal_group(self.pid, number)
 
+    def close(self) -> None:
+        """Close the descriptor of one that has ended, and is to be reaped later."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
     def release(self) -> None:
         """See `Process`."""
-        os.close(self.pidfd)
+        self.close()
         self._popen.wait()
 
     def leave(self) -> None:
         """See `Process`."""
-        os.close(self.pidfd)
+        self.close()
         # Else subprocess would reap it, and with it the status, at the start of some other process.
         self._popen.returncode = -1
 
@@ -243,11 +249,11 @@ def _explain(error: OSError, program: str, cwd: str) -> JobError:
     return explained
 
 
-def identify(process: ChildProcess) -> ProcessRecord:
-    """Describe a child so that it can be found again after a crash of the executor."""
+def identify(process: ChildProcess, step: int = 0) -> ProcessRecord:
+    """Describe a child that runs a step so that it can be found again after a crash of the executor."""
     stat = read_stat(process.pid)
     assert stat is not None, "a child that was not reaped has a line in /proc"
-    return ProcessRecord(process.pid, stat.start_ticks, boot_id())
+    return ProcessRecord(process.pid, stat.start_ticks, boot_id(), step)
 
 
 def adopt(record: ProcessRecord, find_end: FindEnd) -> AdoptedProcess | None:
@@ -274,16 +280,19 @@ def age(record: ProcessRecord) -> float:
     return max(time.clock_gettime(time.CLOCK_BOOTTIME) - (record.start_ticks + 1) / os.sysconf("SC_CLK_TCK"), 0)
 
 
-def find_by_cookie(job_id: str) -> ProcessRecord | None:
-    """Look for a process of this job that leads a session, of which no record was written."""
-    cookie = f"{COOKIE}={job_id}".encode()
+def find_by_cookie(job_id: str, step: int = 0) -> ProcessRecord | None:
+    """Look for a process of this step of a job that leads a session, of which no record was written."""
+    cookies = {f"{COOKIE}={job_id}".encode()}
+    if step:
+        # No other step has run when this is asked about the first one; and one of before an upgrade has no index.
+        cookies.add(f"{STEP_COOKIE}={step}".encode())
     for attempt in range(_LOOKS):
         if attempt:
             time.sleep(_LOOK_PAUSE)
         leaders = [
-            ProcessRecord(pid, stat.start_ticks, boot_id())
+            ProcessRecord(pid, stat.start_ticks, boot_id(), step)
             for pid in list_pids()
-            if cookie in read_environ(pid) and (stat := read_stat(pid)) is not None and stat.session == pid
+            if cookies <= read_environ(pid) and (stat := read_stat(pid)) is not None and stat.session == pid
         ]
         if leaders:
             # The job may have started others with setsid(2) since.

@@ -25,23 +25,25 @@ class Member(NamedTuple):
     start_ticks: int
 
 
-def list_members(leader: int, job_id: str, *, is_ours: bool, group: Collection[int] = ()) -> list[Member]:
-    """Find what a job has started, besides its first process.
+def list_members(
+    job_id: str, *, besides: int | None, leaders: Collection[int], group: Collection[int] = ()
+) -> list[Member]:
+    """Find what a job has started.
 
     Args:
-        leader: pid of that process, the id of its group and session.
         job_id: the cookie.
-        is_ours: the leader was not reaped yet: its pid, and so the ids of
-            group and session, can't be another's. Else only the cookie counts.
+        besides: pid of the process that runs its step: that one is known.
+        leaders: pids of its steps' processes that were not reaped yet, so that these numbers, which are the ids of
+            groups and sessions, can't be others'. Of all others only the cookie counts.
         group: pids in the job's control group, if it has one.
     """
     cookie = f"{COOKIE}={job_id}".encode()
     found = []
     for pid in list_pids():
-        stat = read_stat(pid) if pid != leader else None
+        stat = read_stat(pid) if pid != besides else None
         if stat is None or stat.is_zombie:
             continue
-        if pid in group or (is_ours and leader in {stat.pgid, stat.session}) or cookie in read_environ(pid):
+        if pid in group or stat.pgid in leaders or stat.session in leaders or cookie in read_environ(pid):
             found.append(Member(pid, stat.pgid, stat.start_ticks))
     return found
 

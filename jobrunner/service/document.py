@@ -3,8 +3,8 @@
 from datetime import datetime
 from typing import Any
 
-from jobrunner.domain.exitstatus import signal_name
-from jobrunner.domain.job import CancelRequest, Job
+from jobrunner.domain.exitstatus import ExitStatus, signal_name
+from jobrunner.domain.job import CancelRequest, Job, JobError
 from jobrunner.domain.spec import InputKind
 from jobrunner.domain.streams import Stream
 from jobrunner.service.jobs import Plan
@@ -37,8 +37,6 @@ def render_job(
     """
     most = text_most if include_output else 0
     spec, status = job.spec, job.status
-    exit_code = status.code if status else None
-    signal = signal_name(status.signal) if status and status.signal is not None else None
     duration = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else None
     return {
         "id": job.id,
@@ -50,10 +48,9 @@ def render_job(
         "state": job.state.value,
         "priority": spec.priority.value,
         "exclusive": spec.exclusive,
-        "steps": [_render_step(job, output, exit_code, signal)],
-        "exit_code": exit_code,
-        "signal": signal,
-        "error": {"code": job.error.code.value, "detail": job.error.detail} if job.error else None,
+        "steps": _render_steps(job, output),
+        **_render_status(status),
+        "error": _render_error(job.error),
         "created_at": render_time(job.created_at),
         "started_at": render_time(job.started_at),
         "finished_at": render_time(job.finished_at),
@@ -74,34 +71,60 @@ def render_job(
 def render_plan(plan: Plan) -> dict[str, Any]:
     """Make the answer to a dry run; ``SOURCE`` and ``cwd`` null stand for places that only a real job has."""
     spec = plan.spec
-    first = spec.steps[0]
+    steps = [
+        {
+            "index": index,
+            "name": step.name,
+            "kind": step.kind.value,
+            "argv": step.command_line("SOURCE"),
+            "cwd": spec.cwd_of(step),
+            "env_names": sorted(step.env),
+            "timeout": step.timeout,
+            "rule": rule,
+        }
+        for index, (step, rule) in enumerate(zip(spec.steps, plan.rules, strict=True))
+    ]
     return {
-        "argv": first.command_line("SOURCE"),
+        "argv": steps[0]["argv"],
         "cwd": spec.cwd,
         "env_names": sorted(spec.env),
         "timeout": spec.timeout,
         "grace": spec.grace,
         "limits": dict(plan.limits),
-        "rule": plan.rules[0],
+        "rule": steps[0]["rule"],
+        "steps": steps,
     }
 
 
-def _render_step(job: Job, output: OutputService, exit_code: int | None, signal: str | None) -> dict[str, Any]:
-    # A job that never started has done nothing: its step was skipped.
-    skipped = job.state.is_ended and job.started_at is None
-    step = job.spec.steps[0]
+def _render_steps(job: Job, output: OutputService) -> list[dict[str, Any]]:
+    return [
+        {
+            "index": index,
+            "name": step.name,
+            "kind": step.kind.value,
+            "argv": step.command_line(output.source_path(job, index)),
+            "cwd": job.spec.cwd_of(step),
+            "env_names": sorted(step.env),
+            "timeout": step.timeout,
+            "state": result.state.value,
+            **_render_status(result.status),
+            "error": _render_error(result.error),
+            "started_at": render_time(result.started_at),
+            "finished_at": render_time(result.finished_at),
+        }
+        for index, (step, result) in enumerate(zip(job.spec.steps, job.step_results(), strict=True))
+    ]
+
+
+def _render_status(status: ExitStatus | None) -> dict[str, Any]:
     return {
-        "index": 0,
-        "name": None,
-        "kind": step.kind.value,
-        "argv": step.command_line(output.source_path(job)),
-        "cwd": job.spec.cwd_of(step),
-        "state": "skipped" if skipped else job.state.value,
-        "exit_code": exit_code,
-        "signal": signal,
-        "started_at": render_time(job.started_at),
-        "finished_at": render_time(job.finished_at) if not skipped else None,
+        "exit_code": status.code if status else None,
+        "signal": signal_name(status.signal) if status and status.signal is not None else None,
     }
+
+
+def _render_error(error: JobError | None) -> dict[str, str] | None:
+    return {"code": error.code.value, "detail": error.detail} if error else None
 
 
 def _render_stream(job: Job, output: OutputService, stream: Stream, most: int) -> dict[str, Any]:

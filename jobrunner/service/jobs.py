@@ -142,6 +142,8 @@ class JobService:
 
     def _require(self, caller: Caller, asked: Submission | JobSpec, scripts: Sequence[str | None]) -> None:
         """Judge what each step asks for; ``scripts`` are the names of those that are catalogued."""
+        if not asked.steps:
+            self._access.require(caller, Scope.EXEC)  # what is wrong with that is for who may submit anything
         steps: Sequence[Step | StepAsked] = asked.steps
         for step, script in zip(steps, scripts, strict=True):
             surroundings = any((asked.env, asked.cwd is not None, step.env, step.cwd is not None))

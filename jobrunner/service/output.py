@@ -160,9 +160,9 @@ class OutputService:
                 if listener.is_over:
                     raise Interrupted("the service stops, or the client has gone")
 
-    def source_path(self, job: Job) -> str:
-        """Return where the text of a ``source`` job is, or will be, written."""
-        return self._spool.source(job.id)
+    def source_path(self, job: Job, step: int) -> str:
+        """Return where the text of a ``source`` step is, or will be, written."""
+        return self._spool.source(job.id, step)
 
     def _progress(self, job: Job) -> Progress:
         if job.state.is_ended:

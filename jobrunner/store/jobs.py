@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from jobrunner.domain.exitstatus import ExitStatus
-from jobrunner.domain.job import CancelRequest, Job, JobEnd, JobError, NewJob, SentSignal
+from jobrunner.domain.job import CancelRequest, Job, JobEnd, JobError, NewJob, SentSignal, StepSpan
 from jobrunner.domain.spec import Input, InputKind
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Hole, Stream
 from jobrunner.store.callbacks import ENDED, end_job
 from jobrunner.store.models import QUEUED, RUNNING, InputRow, JobRow, LabelRow, SignalRow
-from jobrunner.store.rows import COLUMNS, to_holes, to_job, to_text
+from jobrunner.store.rows import COLUMNS, spans_text, to_holes, to_job, to_text
 
 
 def _signals_text(signals: Sequence[SentSignal]) -> str:
@@ -311,13 +311,25 @@ def record_holes(connection: Connection, number: int, executor: str, holes: Mapp
     return done.rowcount == 1
 
 
+def record_step(connection: Connection, number: int, executor: str, spans: Sequence[StepSpan]) -> bool:
+    """Write down that a step of a running job has ended well, and when the next begins. False when it is not ours."""
+    done = connection.execute(
+        update(JobRow)
+        .where(JobRow.number == number, JobRow.state == RUNNING, JobRow.executor == executor)
+        .values(steps=spans_text(spans))
+    )
+    return done.rowcount == 1
+
+
 def requeue_job(connection: Connection, number: int, executor: str) -> JobState | None:
     """Put a claimed job back for which no process was ever made; if it was canceled meanwhile, it has ended with that.
 
     Returns:
         The state it has now; None when it is no longer ours.
     """
-    ours = update(JobRow).where(JobRow.number == number, JobRow.state == RUNNING, JobRow.executor == executor)
+    ours = update(JobRow).where(
+        JobRow.number == number, JobRow.state == RUNNING, JobRow.executor == executor, JobRow.steps.is_(None)
+    )
     never_started = ours.values(executor=None, started_at=None)
     canceled = never_started.where(JobRow.cancel_at.is_not(None)).values(
         state=JobState.CANCELED.value, finished_at=JobRow.cancel_at

@@ -44,8 +44,9 @@ class JobRow(Base):
     ``number`` is AUTOINCREMENT: it counts up and never comes twice, even after
     deletion. ``summary`` is what a list's ``q`` searches. ``holes`` is JSON: what
     is no longer kept of the streams. ``ending`` is the state that a running job was
-    told to end in. The deadline is not stored: it is ``started_at`` plus the
-    timeout of ``spec``.
+    told to end in. ``steps`` is JSON: begin and end of the steps that have ended well,
+    and the begin of the one after them; null until the first of several has. The
+    deadline is not stored: it is ``started_at`` plus the timeout of ``spec``.
     """
 
     __tablename__ = "job"
@@ -77,6 +78,7 @@ class JobRow(Base):
     disk_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
     holes: Mapped[str] = mapped_column(server_default="{}")
     ending: Mapped[str | None]
+    steps: Mapped[str | None]
     callback_url: Mapped[str | None]
 
     __table_args__ = (

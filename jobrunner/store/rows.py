@@ -1,11 +1,12 @@
 """What a row of the job table means."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from jobrunner.domain.exitstatus import ExitStatus
-from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobError, SentSignal
+from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobError, SentSignal, StepSpan
 from jobrunner.domain.spec import JobSpec
 from jobrunner.domain.states import JobState, Priority
 from jobrunner.domain.streams import Hole, Stream
@@ -16,7 +17,7 @@ COLUMNS = (
     JobRow.executor, JobRow.created_at, JobRow.started_at, JobRow.finished_at, JobRow.exit_code, JobRow.exit_signal,
     JobRow.error_code, JobRow.error_detail, JobRow.cancel_by, JobRow.cancel_at, JobRow.cancel_signal,
     JobRow.cancel_grace, JobRow.signals, JobRow.stdout_bytes, JobRow.stderr_bytes, JobRow.holes,
-    JobRow.ending, JobRow.callback_url,
+    JobRow.ending, JobRow.callback_url, JobRow.steps,
 )  # fmt: skip
 
 
@@ -64,7 +65,20 @@ def to_job(row: Any) -> Job:
         stderr_bytes=row.stderr_bytes,
         holes=to_holes(row.holes),
         ending=JobState(row.ending) if row.ending is not None else None,
+        spans=_to_spans(row.steps),
     )
+
+
+def spans_text(spans: Sequence[StepSpan]) -> str:
+    """Write when steps have run, each as its begin, and its end if it has one."""
+    times = [[at for at in (span.started_at, span.finished_at) if at is not None] for span in spans]
+    return json.dumps([[to_text(at) for at in pair] for pair in times], separators=(",", ":"))
+
+
+def _to_spans(text: str | None) -> tuple[StepSpan, ...]:
+    if text is None:
+        return ()
+    return tuple(StepSpan(*map(datetime.fromisoformat, times)) for times in json.loads(text))
 
 
 def to_holes(text: str) -> dict[Stream, Hole]:

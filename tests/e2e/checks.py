@@ -43,7 +43,7 @@ def check_job(document: dict[str, Any]) -> dict[str, Any]:
     """Hold the document of a job against its model, and against what must be true of every job; return it."""
     JobDocument.model_validate_json(json.dumps(document))
     assert document.keys() == JobDocument.model_fields.keys()
-    (step,) = document["steps"]
+    decisive = _check_steps(document)
     for stream in ("stdout", "stderr"):
         assert document[stream].keys() in (_STREAM, _STREAM | {"text", "text_offset"})
         assert document[stream]["href"] == f"/v1/jobs/{document['id']}/{stream}"
@@ -54,13 +54,29 @@ def check_job(document: dict[str, Any]) -> dict[str, Any]:
     assert (document["deadline_at"] is not None) == started
     assert (document["duration"] is not None) == (ended and started)
     assert document["exit_code"] is None or document["signal"] is None
-    assert (step["exit_code"], step["signal"]) == (document["exit_code"], document["signal"])
-    assert step["state"] == ("skipped" if ended and not started else document["state"])
+    assert (decisive["exit_code"], decisive["signal"]) == (document["exit_code"], document["signal"])
+    assert decisive["error"] == document["error"]
+    assert decisive["state"] == ("skipped" if ended and not started else document["state"])
     if document["state"] == "succeeded":
         assert (document["exit_code"], document["error"]) == (0, None)
     if document["state"] == "queued":
         assert not started
     return document
+
+
+def _check_steps(document: dict[str, Any]) -> dict[str, Any]:
+    """Hold the steps against what must be true of every job; return the one that decides about it."""
+    steps: list[dict[str, Any]] = document["steps"]
+    assert [step["index"] for step in steps] == list(range(len(steps)))
+    good = [step for step in steps if step["state"] == "succeeded" and step is not steps[-1]]
+    assert steps[: len(good)] == good
+    decisive, *rest = steps[len(good) :]
+    assert all((step["exit_code"], step["signal"], step["error"]) == (0, None, None) for step in good)
+    assert all(step["finished_at"] for step in good)
+    assert {step["state"] for step in rest} <= {"skipped" if document["finished_at"] else "queued"}
+    for step in rest:
+        assert {step[name] for name in ("exit_code", "signal", "error", "started_at", "finished_at")} == {None}
+    return decisive
 
 
 def post_raw(service: Service, body: Any, **headers: str) -> requests.Response:

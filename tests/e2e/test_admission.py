@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import requests
 
+from jobrunner.web.api.documents import PlanDocument
 from tests.conftest import StartService
 from tests.e2e.checks import check_job, check_problem
 from tests.service import Service, eventually
@@ -189,6 +190,27 @@ def test_a_dry_run_says_what_would_be_run(service: Service, body: dict[str, Any]
     assert plan["env_names"] == ["SECRET"]
     assert plan["limits"] == {"output_bytes": 67108864, "on_output_limit": "drop-middle"}
     assert service.get("/v1/stats").json()["states"] == before
+
+
+def test_a_dry_run_says_of_each_step_what_would_be_run(service: Service) -> None:
+    steps = [{"command": "true", "name": "first"}, {"argv": ["ls"], "cwd": "/", "env": {"A": "b"}, "timeout": 5}]
+    answer = submit(service, {"steps": steps, "cwd": "sub"}, dry_run="true")
+
+    plan = answer.json()
+    PlanDocument.model_validate(plan)
+    assert plan["argv"] == plan["steps"][0]["argv"] == ["/bin/sh", "-c", "true"]
+    assert [step["cwd"] for step in plan["steps"]] == ["sub", "/"]
+    assert plan["steps"][1] == {
+        "index": 1, "name": None, "kind": "argv", "argv": ["ls"], "cwd": "/", "env_names": ["A"], "timeout": 5.0,
+        "rule": "every program is allowed",
+    }  # fmt: skip
+
+
+def test_policy_judges_each_step(start_service: StartService) -> None:
+    service = start_service({"policy": {"allow_shell": "no"}})
+
+    check_problem(submit(service, {"steps": [{"argv": ["true"]}, {"command": "true"}]}), 403, "shell-not-allowed")
+    assert service.run(steps=[{"argv": ["true"]}, {"argv": ["true"]}])["state"] == "succeeded"
 
 
 def test_a_dry_run_is_refused_as_the_submission_would_be(start_service: StartService) -> None:

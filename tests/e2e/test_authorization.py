@@ -180,14 +180,21 @@ def test_a_token_for_scripts_can_not_be_made_one_for_everything(service: Service
     ask = Asking(service, token, "")
 
     assert ask("POST", "/v1/jobs", {**SCRIPT, "args": ["you"]}).status_code == 202
-    for body in (
+    assert ask("POST", "/v1/jobs", {"steps": [SCRIPT, {**SCRIPT, "args": ["you"]}]}).status_code == 202
+    bodies: list[dict[str, Any]] = [
         ARGV,
         {"command": "true"},
         {"source": "true"},
         {"script": "deploy"},
         {**SCRIPT, "env": {"LD_PRELOAD": "/tmp/x.so"}},
         {**SCRIPT, "cwd": "/tmp"},
-    ):
+        {"steps": [SCRIPT, ARGV]},
+        {"steps": [SCRIPT, {"script": "deploy"}]},
+        {"steps": [SCRIPT, {**SCRIPT, "env": {"LD_PRELOAD": "/tmp/x.so"}}]},
+        {"steps": [SCRIPT, {**SCRIPT, "cwd": "/tmp"}]},
+        {"steps": []},
+    ]
+    for body in bodies:
         check_problem(ask("POST", "/v1/jobs", body), 403, "forbidden")
         check_problem(ask("POST", "/v1/jobs?dry_run=true", body), 403, "forbidden")
 
@@ -206,7 +213,7 @@ def test_to_run_a_job_again_takes_what_its_submission_took(service: Service) -> 
     )
     program = service.run(argv=["true"])["id"]
     script = service.run(**SCRIPT)["id"]
-    with_env = service.run(**SCRIPT, env={"A": "b"})["id"]
+    with_env = service.run(steps=[SCRIPT, {**SCRIPT, "env": {"A": "b"}}])["id"]
     allowed = [
         (name, job)
         for name, token in (("read", reader), ("run", runner), ("both", both))

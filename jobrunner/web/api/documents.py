@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from jobrunner.domain.callback import CallbackState
 from jobrunner.domain.job import ErrorCode
 from jobrunner.domain.spec import StepKind
-from jobrunner.domain.states import JobState
+from jobrunner.domain.states import JobState, StepState
 from jobrunner.scratch import EntryType
 
 
@@ -38,26 +38,29 @@ class ProblemDocument(Document):
     job_id: str | None = None
 
 
-class StepDocument(Document):
-    """One command of a job."""
+class LimitsDocument(Document):
+    """What the service sets to every job."""
+
+    output_bytes: int
+    on_output_limit: Literal["drop-middle", "kill"]
+
+
+class PlannedDocument(Document):
+    """One command of a job; `env_names` are those that it has besides the job's."""
 
     index: int
     name: str | None
     kind: StepKind
     argv: list[str]
     cwd: str | None
-    state: Literal[*(state.value for state in JobState), "skipped"]  # type: ignore[valid-type]
-    exit_code: int | None
-    signal: str | None
-    started_at: datetime | None
-    finished_at: datetime | None
+    env_names: list[str]
+    timeout: float | None
 
 
-class LimitsDocument(Document):
-    """What the service sets to every job."""
+class PlannedStepDocument(PlannedDocument):
+    """One command of a job that might be."""
 
-    output_bytes: int
-    on_output_limit: Literal["drop-middle", "kill"]
+    rule: str
 
 
 class PlanDocument(Document):
@@ -70,6 +73,7 @@ class PlanDocument(Document):
     grace: float
     limits: LimitsDocument
     rule: str
+    steps: list[PlannedStepDocument]
 
 
 class ErrorDocument(Document):
@@ -77,6 +81,17 @@ class ErrorDocument(Document):
 
     code: ErrorCode
     detail: str
+
+
+class StepDocument(PlannedDocument):
+    """One command of a job, and what has become of it."""
+
+    state: StepState
+    exit_code: int | None
+    signal: str | None
+    error: ErrorDocument | None
+    started_at: datetime | None
+    finished_at: datetime | None
 
 
 class StreamDocument(Document):

@@ -36,7 +36,9 @@ def submit(query: SubmitQuery, body: Submission) -> Response:
     if query.dry_run:
         return json_response(render_plan(services().jobs.plan(body.to_domain(), caller())))
     seconds = _waiting_time(query.wait)
-    key = parse_idempotency_key(lambda: body.model_dump(mode="json"))
+    # As it was before there were steps: a key outlives an upgrade.
+    missing = {"steps"} if body.steps is None else None
+    key = parse_idempotency_key(lambda: body.model_dump(mode="json", exclude=missing))
     accepted = services().jobs.submit(body.to_domain(), caller(), wait=seconds or 0, key=key)
     return _answer(accepted, query.wait, seconds)
 

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from jobrunner.domain.callback import URL_MAX
-from jobrunner.domain.spec import LABEL_MAX, LABELS_MAX, NAME_MAX, RESERVED_ENV_PREFIX, StepKind
+from jobrunner.domain.spec import LABEL_MAX, LABELS_MAX, NAME_MAX, RESERVED_ENV_PREFIX, STEPS_MAX, StepKind
 from jobrunner.domain.states import JobState, Priority
 from jobrunner.service.submission import StepAsked
 from jobrunner.service.submission import Submission as Asked
@@ -70,8 +70,8 @@ class NoQuery(Query):
     """A query without parameters."""
 
 
-class Submission(Body):
-    """A job to run. Exactly one of `command`, `argv`, `script` and `source` says what."""
+class What(Body):
+    """What one process runs, and with what around it."""
 
     command: Text | None = Field(None, description="one string, run by `/bin/sh -c`")
     argv: Words | None = Field(None, description="a program and its arguments, executed directly")
@@ -82,14 +82,61 @@ class Submission(Body):
     )
     env: dict[EnvName, Text] = Field({}, description="added to the base environment")
     cwd: Text | None = Field(None, description="relative paths start in the job's scratch directory, the default")
-    stdin: Content = Field(b"", description="fed to the job")
-    files: dict[FileName, Content] = Field({}, description="written into the scratch directory before the start")
-    stderr: Literal["separate", "stdout"] = Field("separate", description="`stdout` merges it in the kernel's order")
     timeout: Seconds | None = Field(
         None, description="seconds the job may run", json_schema_extra={"exclusiveMinimum": 0}
     )
-    grace: Seconds | None = Field(None, description="seconds between SIGTERM and SIGKILL")
     name: Name | None = Field(None, description="for people")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        *most, last = kinds = [name for name in (*StepKind, "steps") if name in type(self).model_fields]
+        given = [kind for kind in kinds if getattr(self, kind) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise ValueError(f"must have exactly one of {', '.join(most)} and {last}, has {found}")
+        if self.args is not None and self.script is None:
+            raise ValueError("has args without script; the arguments of a program go into argv")
+        return self
+
+    def kind_and_words(self) -> tuple[StepKind, tuple[str, ...], bytes]:
+        """Return in which way it says what to run; the words of that; the text of a source."""
+        if self.command is not None:
+            return StepKind.COMMAND, (self.command,), b""
+        if self.argv is not None:
+            return StepKind.ARGV, tuple(self.argv), b""
+        if self.script is not None:
+            return StepKind.SCRIPT, (self.script, *(self.args or [])), b""
+        return StepKind.SOURCE, (), (self.source or "").encode()
+
+
+class Step(What):
+    """One of several steps. Exactly one of `command`, `argv`, `script` and `source` says what it runs."""
+
+    env: dict[EnvName, Text] = Field({}, description="added to the job's own")
+    cwd: Text | None = Field(None, description="in the place of the job's")
+    timeout: Seconds | None = Field(
+        None,
+        description="seconds the step may run; default: as long as the job",
+        json_schema_extra={"exclusiveMinimum": 0},
+    )
+
+    def to_domain(self) -> StepAsked:
+        """Translate to the words of the service."""
+        return StepAsked(*self.kind_and_words(), env=self.env, cwd=self.cwd, timeout=self.timeout, name=self.name)
+
+
+class Submission(What):
+    """A job to run. Exactly one of `command`, `argv`, `script`, `source` and `steps` says what."""
+
+    steps: list[Step] | None = Field(
+        None,
+        description="run in this order; the first that fails ends the job",
+        json_schema_extra={"minItems": 1, "maxItems": STEPS_MAX},
+    )
+    stdin: Content = Field(b"", description="fed to the first step")
+    files: dict[FileName, Content] = Field({}, description="written into the scratch directory before the start")
+    stderr: Literal["separate", "stdout"] = Field("separate", description="`stdout` merges it in the kernel's order")
+    grace: Seconds | None = Field(None, description="seconds between SIGTERM and SIGKILL")
     exclusive: bool = Field(False, description="409 while a job of this name is queued or running")
     priority: Literal["low", "normal", "high"] = Field(
         "normal", description="strict order; first in, first out within one"
@@ -99,28 +146,15 @@ class Submission(Body):
     )
     callback_url: CallbackUrl | None = Field(None, description="told when the job ends")
 
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        given = [kind.value for kind in StepKind if getattr(self, kind.value) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) or "none of them"
-            raise ValueError(f"must have exactly one of command, argv, script and source, has {found}")
-        if self.args is not None and self.script is None:
-            raise ValueError("has args without script; the arguments of a program go into argv")
-        return self
-
     def to_domain(self) -> Asked:
         """Translate to the words of the service."""
-        if self.command is not None:
-            kind, words = StepKind.COMMAND, [self.command]
-        elif self.argv is not None:
-            kind, words = StepKind.ARGV, self.argv
-        elif self.script is not None:
-            kind, words = StepKind.SCRIPT, [self.script, *(self.args or [])]
+        if self.steps is not None:
+            steps = tuple(step.to_domain() for step in self.steps)
         else:
-            kind, words = StepKind.SOURCE, []
+            steps = (StepAsked(*self.kind_and_words()),)
         return Asked(
-            (StepAsked(kind, tuple(words), (self.source or "").encode()),),
+            steps,
+            is_sequence=self.steps is not None,
             env=self.env,
             cwd=self.cwd,
             stdin=self.stdin,

@@ -1,0 +1,121 @@
+"""The process of a step: how it is made, and how it is found again by another executor.
+
+Made in this order, so that after a crash at any moment the row and the job's
+directory tell whether it may have been made:
+
+1. what tells that it is about to be made: for the first step the stream files,
+   for the others (the end of the step before is in the row by then) a mark in
+   ``process.json``;
+2. the process, with the job's cookie and the step's index in its environment;
+3. the record of the process, in ``process.json``.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from jobrunner.domain.job import ErrorCode, Job, JobError
+from jobrunner.domain.spec import COOKIE, STEP_COOKIE, InputKind
+from jobrunner.executor import process as processes
+from jobrunner.executor.limits import OutputLimit
+from jobrunner.executor.process import ChildProcess, SpawnError
+from jobrunner.executor.surroundings import Surroundings
+from jobrunner.proc import boot_id
+from jobrunner.spool import JobStreams, ProcessRecord, StepMark
+
+logger = logging.getLogger("jobrunner.executor")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SpawnError(processes.explain_os_error(error)) from error
+
+
+class Starter:
+    """Makes the processes of one job, one step after the other."""
+
+    def __init__(self, job: Job, around: Surroundings, output: OutputLimit) -> None:
+        self._job = job
+        self._around = around
+        self._spool = around.spool
+        self._output = output
+
+    def start_first(self) -> ChildProcess:
+        """Make the job's directory, and the process of its first step.
+
+        Raises:
+            SpawnError: there is no process.
+            MayHaveRun: there was one already.
+        """
+        job, spec = self._job, self._job.spec
+        inputs = self._around.ledger.load_inputs(job.number) if spec.inputs else ()
+        has_stdin = bool(spec.input_info(InputKind.STDIN))
+        with _explained():
+            self._spool.prepare(job.id, inputs)
+            with self._spool.open_streams(job.id, stdin=has_stdin, merge_stderr=spec.merge_stderr) as streams:
+                child = self._spawn(0, streams)
+                self._output.watch(streams.take_outputs(), {})
+        return child
+
+    def start_next(self, index: int) -> ChildProcess:
+        """Make the process of a later step, which writes to where the others did.
+
+        Raises:
+            SpawnError: there is no process.
+        """
+        job = self._job
+        with _explained():
+            streams = self._spool.share_streams(self._output.descriptors(), merge_stderr=job.spec.merge_stderr)
+            if streams is None:
+                words = "stdout or stderr can't go on: a step before has put something else in its place"
+                raise SpawnError(JobError(ErrorCode.SPAWN_FAILED, words))
+            with streams:
+                self._spool.mark_step(job.id, StepMark(index, boot_id()))
+                return self._spawn(index, streams)
+
+    def _spawn(self, index: int, streams: JobStreams) -> ChildProcess:
+        job, step = self._job, self._job.spec.steps[index]
+        scratch, cwd = self._spool.scratch(job.id), job.spec.cwd_of(step)
+        groups = self._around.groups
+        with groups.entrance(job.id) if groups is not None else nullcontext() as enter:
+            return processes.spawn(
+                step.command_line(self._spool.source(job.id, index)),
+                cwd=os.path.join(scratch, cwd) if cwd else scratch,
+                env={
+                    **self._around.environment,
+                    **job.spec.env,
+                    **step.env,
+                    COOKIE: job.id,
+                    STEP_COOKIE: str(index),
+                    "JOBRUNNER_JOB_NUMBER": str(job.number),
+                },
+                streams=streams,
+                before=enter,
+            )
+
+    def record(self, record: ProcessRecord) -> None:
+        """Write down who the process is."""
+        try:
+            self._spool.record_process(self._job.id, record)
+        except OSError as error:
+            # A full disk must not end a job that runs; after a crash its cookie tells who it is.
+            logger.warning("can't write down the process: %s", error)
+
+    def find(self, index: int) -> ProcessRecord | None:
+        """Return the process of a step that may have been made; None when nothing of it is found."""
+        record = self._spool.load_process(self._job.id)
+        if record is not None and record.step == index:
+            return record
+        # Its executor died before it could write it down.
+        if (orphan := self._around.ends.find_orphan(self._job.id, index)) is not None:
+            record = ProcessRecord(orphan.pid, orphan.start_ticks, boot_id(), index)
+        else:
+            record = processes.find_by_cookie(self._job.id, index)
+        if record is not None:
+            # Once it has ended it can't be found like this any more.
+            self.record(record)
+        return record
