@@ -28,6 +28,7 @@ def send_stream(job: Job, make_body: Callable[[Listener], Iterator[bytes]], cont
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"  # nginx would keep it until it has a page full
     if request.method == "HEAD":
+        response.response = iter(())  # of a list Werkzeug would tell the length, which no stream has
         return response
     if not request.environ.get("wsgi.multithread"):
         raise TooBusy("this server answers one request at a time; start it with threads to follow output")
