@@ -108,7 +108,7 @@ def print_json(value: Any) -> None:
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table: for people on a terminal, tab-separated without a head in a pipe. Each row is one line."""
     rows = [[escape_controls(cell) for cell in row] for row in rows]
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         for row in rows:
             click.echo("\t".join(row))
         return

@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
+from jobrunner.cli import BROKEN_PIPE
 from jobrunner.cli.common import json_option, open_client, print_json
 from jobrunner.cli.ending import (
-    BROKEN_PIPE,
     CANCELED,
     TIMED_OUT,
     describe_end,
