@@ -4,12 +4,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobrunner.config import Config, load_config
+from jobrunner.config_values import parse_duration
 from jobrunner.domain.errors import ConfigError, Unauthenticated
 from jobrunner.domain.text import escape_controls
 
@@ -30,6 +32,10 @@ def reads(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Paramet
             raise click.BadParameter(str(error)) from None
 
     return read
+
+
+duration_option = partial(click.option, callback=reads(parse_duration), metavar="DURATION")
+"""An option whose value is read as those of the settings are: seconds, or ``5m``."""
 
 
 def read_config(ctx: click.Context) -> Config:

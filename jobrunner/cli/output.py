@@ -5,7 +5,7 @@ from contextlib import closing
 
 import click
 
-from jobrunner.cli.common import open_client
+from jobrunner.cli.common import duration_option, open_client
 from jobrunner.cli.ending import end_by_signals
 from jobrunner.cli.terminal import STDOUT, open_outputs, write_all
 from jobrunner.client import Client, Dropped, Event, Output, Patience, event_id
@@ -13,13 +13,8 @@ from jobrunner.client.patience import SECONDS, passes
 from jobrunner.domain.errors import JobrunnerError, Unreachable
 from jobrunner.domain.streams import Stream
 
-patience_option = click.option(
-    "--patience",
-    type=click.FloatRange(0),
-    default=SECONDS,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long the service may be away.",
+patience_option = duration_option(
+    "--patience", default=f"{SECONDS:g}", show_default=True, help="How long the service may be away."
 )
 
 _NEVER = 10**18 - 1

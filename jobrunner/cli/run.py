@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from jobrunner.cli import BROKEN_PIPE
-from jobrunner.cli.common import json_option, open_client, print_json
+from jobrunner.cli.common import duration_option, json_option, open_client, print_json
 from jobrunner.cli.ending import (
     CANCELED,
     TIMED_OUT,
@@ -180,7 +180,7 @@ def _unknown(key: str) -> str:
 
 @click.command()
 @click.argument("job")
-@click.option("--timeout", type=click.FloatRange(0), metavar="SECONDS", help="Wait no longer than this.")
+@duration_option("--timeout", help="Wait no longer than this.")
 @patience_option
 @json_option
 @click.pass_context

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from jobrunner.cli.common import json_option, open_client, print_json, print_table, split_pair
+from jobrunner.cli.common import duration_option, json_option, open_client, print_json, print_table, split_pair
 from jobrunner.client import Document
 
 _PLAIN = ("command", "script", "cwd", "timeout", "grace", "name", "priority", "callback_url")
@@ -28,8 +28,8 @@ _OPTIONS = (
     ),
     click.option("--stdin", type=click.File("rb"), help="Feed the job with this file; - is stdin."),
     click.option("--cwd", help="Where to run; default: the job's own directory."),
-    click.option("--timeout", type=float, metavar="SECONDS"),
-    click.option("--grace", type=float, metavar="SECONDS", help="Between SIGTERM and SIGKILL."),
+    duration_option("--timeout", help="How long it may run, like 5m."),
+    duration_option("--grace", help="Between SIGTERM and SIGKILL."),
     click.option("--name"),
     click.option("--exclusive", is_flag=True, help="Only if no other job of its name waits or runs."),
     click.option("--priority", type=click.Choice(["low", "normal", "high"])),

@@ -60,7 +60,8 @@ def test_options_end_where_the_command_begins(service: Service) -> None:
         (["/etc/passwd"], NOT_EXECUTABLE, b"Permission denied"),
         (["--cwd", "/there/is/none", "true"], TROUBLE, b"/there/is/none"),
         (["--script", "there-is-none"], USAGE, b"there-is-none"),
-        (["--timeout", "-1", "true"], USAGE, b"timeout"),
+        (["--timeout", "-1", "true"], USAGE, b"--timeout"),
+        (["--timeout", "nan", "true"], USAGE, b"--timeout"),
         (["--exclusive", "true"], USAGE, b"name"),
         ([], USAGE, b"command"),
         (["--json", "true"], USAGE, b"--detach"),
@@ -152,14 +153,14 @@ def test_all_that_can_be_said_of_a_job(service: Service, tmp_path: Path) -> None
     (tmp_path / "sent").write_bytes(b"\xff\0")
     (tmp_path / "source").write_text("#!/bin/sh\ncat sent; echo $X")
     words = ["--name", "all options", "--label", "a:b:c", "--env", "X=y=z", "--file", str(tmp_path / "sent")]
-    words += ["--timeout", "50", "--grace", "3", "--priority", "high", "--exclusive", "--cwd", "."]
+    words += ["--timeout", "50m", "--grace", "3s", "--priority", "high", "--exclusive", "--cwd", "."]
     words += ["--source", str(tmp_path / "source"), "--merge-stderr"]
 
     assert run(service, "run", *words)[0] == b"\xff\0y=z\n"
 
     job = check_job(the_job(service, "all options"))
     assert (job["labels"], job["priority"], job["exclusive"]) == ({"a": "b:c"}, "high", True)
-    assert (job["timeout"], job["grace"], job["steps"][0]["cwd"]) == (50, 3, ".")
+    assert (job["timeout"], job["grace"], job["steps"][0]["cwd"]) == (3000, 3, ".")
 
 
 def test_streams_that_go_to_one_place_keep_their_order(service: Service, tmp_path: Path) -> None:
