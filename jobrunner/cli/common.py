@@ -71,7 +71,7 @@ def open_client(ctx: click.Context) -> "Client":
     The token in the data directory is for the server of the settings only.
 
     Raises:
-        ConfigError: the settings are wrong, or name no address that a client can use.
+        ConfigError: the settings are wrong, or name no address that a client can use, or the environment doesn't.
         Unauthenticated: there is no token to be found.
     """
     from jobrunner.client import Client
@@ -81,7 +81,10 @@ def open_client(ctx: click.Context) -> "Client":
     if url:
         if not token:
             raise Unauthenticated(f"set JOBRUNNER_TOKEN to a token of the service at {url} (JOBRUNNER_URL)")
-        return Client(url, token)
+        try:
+            return Client(url, token)
+        except ValueError as error:
+            raise ConfigError([f"JOBRUNNER_URL, JOBRUNNER_TOKEN: {error}"]) from None
     config = read_config(ctx)
     if config.server.unix_socket:
         where = config.server.unix_socket

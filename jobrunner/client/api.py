@@ -26,9 +26,12 @@ class Client:
         """Remember where the service is.
 
         Args:
-            url: like ``http://127.0.0.1:8080``.
+            url: like ``http://127.0.0.1:8080``; there may be a path, of what is in front of it.
             token: the caller's.
             timeout: seconds to wait for a connection, and for each piece of an answer.
+
+        Raises:
+            ValueError: this can't be a URL of a service, or no token.
         """
         self._transport = Transport(url, token, timeout=timeout)
 
