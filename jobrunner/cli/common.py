@@ -81,20 +81,23 @@ def open_client(ctx: click.Context) -> "Client":
     if url:
         if not token:
             raise Unauthenticated(f"set JOBRUNNER_TOKEN to a token of the service at {url} (JOBRUNNER_URL)")
-        try:
-            return Client(url, token)
-        except ValueError as error:
-            raise ConfigError([f"JOBRUNNER_URL, JOBRUNNER_TOKEN: {error}"]) from None
-    config = read_config(ctx)
-    if config.server.unix_socket:
-        where = config.server.unix_socket
-        raise ConfigError([f"the service listens on {where}; set JOBRUNNER_URL to where it answers HTTP over TCP"])
-    if not token:
-        try:
-            token = (config.data_dir / "admin.token").read_text(encoding="ascii").strip()
-        except OSError as error:
-            raise Unauthenticated(f"set JOBRUNNER_TOKEN ({error.filename}: {error.strerror})") from None
-    return Client(config.url, token)
+    else:
+        config = read_config(ctx)
+        if config.server.unix_socket:
+            where = config.server.unix_socket
+            raise ConfigError([f"the service listens on {where}; set JOBRUNNER_URL to where it answers HTTP over TCP"])
+        url, token = config.url, token or _local_token(config)
+    try:
+        return Client(url, token)
+    except ValueError as error:
+        raise ConfigError([f"JOBRUNNER_URL, JOBRUNNER_TOKEN: {error}"]) from None
+
+
+def _local_token(config: Config) -> str:
+    try:
+        return (config.data_dir / "admin.token").read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise Unauthenticated(f"set JOBRUNNER_TOKEN ({error.filename}: {error.strerror})") from None
 
 
 def split_pair(text: str, separator: str) -> tuple[str, str]:

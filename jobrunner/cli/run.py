@@ -61,7 +61,7 @@ def run(
     open_outputs()
     if options["merge_stderr"] is None:
         options["merge_stderr"] = not detach and _are_one()
-    body = make_submission(argv, options, None if options["stdin"] else read_own_stdin())
+    body = make_submission(argv, options, read_own_stdin)
     key = options["idempotency_key"] or str(uuid.uuid4())
     with trouble_told():
         if detach:
