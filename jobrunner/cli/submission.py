@@ -1,6 +1,7 @@
 """What can be run, and what is to be: ``jobrunner submit|rerun|scripts``, and the options that ``run`` has as well."""
 
 import base64
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -110,12 +111,20 @@ def read_input(file: BinaryIO, most: int = _MOST) -> bytes:
     """
     pieces: list[bytes] = []
     size = 0
-    while piece := file.read(_PIECE):
+    while (piece := _read(file)) != b"":
+        if piece is None:  # whom we share it with has made it non-blocking
+            select.select([file], [], [])
+            continue
         pieces.append(piece)
         size += len(piece)
         if size > most:
             raise Forbidden(f"{file.name} has more than {most} bytes: no service takes that")
     return b"".join(pieces)
+
+
+def _read(file: BinaryIO) -> bytes | None:
+    """Read on; None, which the type of ``read`` does not know, is nothing at present."""
+    return file.read(_PIECE)
 
 
 def _read_files(paths: tuple[Path, ...]) -> dict[str, Document]:
