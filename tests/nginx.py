@@ -135,11 +135,11 @@ def behind_nginx(directory: Path, changes: Mapping[str, str] | None = None) -> I
         nginx.stop()
 
 
-def make_certificate(directory: Path) -> None:
-    """Make a certificate for 127.0.0.1, and its key, that no one but a test would trust."""
+def make_certificate(directory: Path, *, owner: str = "IP:127.0.0.1") -> None:
+    """Make ``certificate.pem`` for an address or a name, and ``key.pem``, that no one but a test would trust."""
     words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -days 2 -subj /CN=localhost"
     subprocess.run(
-        [*words.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "certificate.pem"],
+        [*words.split(), "-addext", f"subjectAltName={owner}", "-keyout", "key.pem", "-out", "certificate.pem"],
         cwd=directory,
         check=True,
         capture_output=True,

@@ -1,13 +1,15 @@
 """The command line: click. Exit codes live here and nowhere else.
 
-0 done · 1 failed · 2 usage · 3 not found · 4 refused · 5 unreachable
+0 done · 1 failed · 2 usage · 3 not found · 4 refused · 5 unreachable · 141 nobody reads the output any more
 
 Those of ``run`` and ``wait`` are the job's: see `jobrunner.cli.ending`.
 """
 
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,6 +17,7 @@ import jobrunner
 from jobrunner.domain import errors
 
 FAILED, USAGE, NOT_FOUND, REFUSED, UNREACHABLE = 1, 2, 3, 4, 5
+BROKEN_PIPE = 128 + signal.SIGPIPE
 
 _EXIT_CODES: dict[type[errors.JobrunnerError], int] = {
     errors.ConfigError: USAGE,
@@ -62,6 +65,12 @@ class _Commands(click.Group):
         module = import_module(f"jobrunner.cli.{_COMMANDS[cmd_name]}")
         command: click.Command = module.COMMANDS[cmd_name]
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            sys.exit(BROKEN_PIPE)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -4,12 +4,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobrunner.config import Config, load_config
+from jobrunner.config_values import parse_duration
 from jobrunner.domain.errors import ConfigError, Unauthenticated
 from jobrunner.domain.text import escape_controls
 
@@ -30,6 +32,10 @@ def reads(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Paramet
             raise click.BadParameter(str(error)) from None
 
     return read
+
+
+duration_option = partial(click.option, callback=reads(parse_duration), metavar="DURATION")
+"""An option whose value is read as those of the settings are: seconds, or ``5m``."""
 
 
 def read_config(ctx: click.Context) -> Config:
@@ -65,7 +71,7 @@ def open_client(ctx: click.Context) -> "Client":
     The token in the data directory is for the server of the settings only.
 
     Raises:
-        ConfigError: the settings are wrong, or name no address that a client can use.
+        ConfigError: the settings are wrong, or name no address that a client can use, or the environment doesn't.
         Unauthenticated: there is no token to be found.
     """
     from jobrunner.client import Client
@@ -75,17 +81,23 @@ def open_client(ctx: click.Context) -> "Client":
     if url:
         if not token:
             raise Unauthenticated(f"set JOBRUNNER_TOKEN to a token of the service at {url} (JOBRUNNER_URL)")
+    else:
+        config = read_config(ctx)
+        if config.server.unix_socket:
+            where = config.server.unix_socket
+            raise ConfigError([f"the service listens on {where}; set JOBRUNNER_URL to where it answers HTTP over TCP"])
+        url, token = config.url, token or _local_token(config)
+    try:
         return Client(url, token)
-    config = read_config(ctx)
-    if config.server.unix_socket:
-        where = config.server.unix_socket
-        raise ConfigError([f"the service listens on {where}; set JOBRUNNER_URL to where it answers HTTP over TCP"])
-    if not token:
-        try:
-            token = (config.data_dir / "admin.token").read_text(encoding="ascii").strip()
-        except OSError as error:
-            raise Unauthenticated(f"set JOBRUNNER_TOKEN ({error.filename}: {error.strerror})") from None
-    return Client(config.url, token)
+    except ValueError as error:
+        raise ConfigError([f"JOBRUNNER_URL, JOBRUNNER_TOKEN: {error}"]) from None
+
+
+def _local_token(config: Config) -> str:
+    try:
+        return (config.data_dir / "admin.token").read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise Unauthenticated(f"set JOBRUNNER_TOKEN ({error.filename}: {error.strerror})") from None
 
 
 def split_pair(text: str, separator: str) -> tuple[str, str]:
@@ -108,7 +120,7 @@ def print_json(value: Any) -> None:
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table: for people on a terminal, tab-separated without a head in a pipe. Each row is one line."""
     rows = [[escape_controls(cell) for cell in row] for row in rows]
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         for row in rows:
             click.echo("\t".join(row))
         return

@@ -2,13 +2,13 @@
 
 import click
 
-from jobrunner.cli.common import json_option, open_client, print_json
+from jobrunner.cli.common import duration_option, json_option, open_client, print_json
 
 
 @click.command()
 @click.argument("job")
 @click.option("--signal", metavar="NAME", help="Sent first; default SIGTERM.")
-@click.option("--grace", type=float, metavar="SECONDS", help="Until SIGKILL; 0 is now.")
+@duration_option("--grace", help="Until SIGKILL; 0 is now.")
 @json_option
 @click.pass_context
 def cancel(ctx: click.Context, job: str, signal: str | None, grace: float | None, *, as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """How a job's end becomes the end of a command: ``run`` and ``wait`` exit as the job's own command would have.
 
 its own code · 128+n signal n · 124 timed out · 125 lost, output limit, or a mistake of the service · 126 not
-executable · 127 not found · 130 canceled · 141 nobody reads the output any more
+executable · 127 not found · 130 canceled · 141 nobody reads the output any more, as for all commands
 """
 
 import signal
@@ -18,7 +18,6 @@ from jobrunner.domain.states import ACTIVE, JobState
 
 TIMED_OUT, TROUBLE, NOT_EXECUTABLE, NOT_FOUND = 124, 125, 126, 127
 CANCELED = 128 + signal.SIGINT
-BROKEN_PIPE = 128 + signal.SIGPIPE
 
 _OF_STATES = {
     JobState.TIMED_OUT: TIMED_OUT,

@@ -2,18 +2,16 @@
 
 import click
 
-from jobrunner.cli.common import open_data, print_json, reads
+from jobrunner.cli.common import duration_option, open_data, print_json, reads
 from jobrunner.config import Gc
-from jobrunner.config_values import parse_duration, parse_size
+from jobrunner.config_values import parse_size
 from jobrunner.locks import FileLock
 from jobrunner.service.gc import Report
 
 
 @click.command()
 @click.option("--keep", type=click.IntRange(min=0), metavar="N", help="Keep the newest N ended jobs.")
-@click.option(
-    "--max-age", callback=reads(parse_duration), metavar="AGE", help="Keep what has ended within AGE, like 30d."
-)
+@duration_option("--max-age", metavar="AGE", help="Keep what has ended within AGE, like 30d.")
 @click.option(
     "--max-bytes", callback=reads(parse_size), metavar="SIZE", help="Keep the newest SIZE of files, like 10G."
 )

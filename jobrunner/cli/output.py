@@ -1,26 +1,20 @@
 """``jobrunner logs``: what a job has written, or writes."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 
 import click
 
-from jobrunner.cli.common import open_client
-from jobrunner.cli.ending import BROKEN_PIPE, end_by_signals
+from jobrunner.cli.common import duration_option, open_client
+from jobrunner.cli.ending import end_by_signals
 from jobrunner.cli.terminal import STDOUT, open_outputs, write_all
 from jobrunner.client import Client, Dropped, Event, Output, Patience, event_id
 from jobrunner.client.patience import SECONDS, passes
 from jobrunner.domain.errors import JobrunnerError, Unreachable
 from jobrunner.domain.streams import Stream
 
-patience_option = click.option(
-    "--patience",
-    type=click.FloatRange(0),
-    default=SECONDS,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long the service may be away.",
+patience_option = duration_option(
+    "--patience", default=f"{SECONDS:g}", show_default=True, help="How long the service may be away."
 )
 
 _NEVER = 10**18 - 1
@@ -39,15 +33,12 @@ def logs(ctx: click.Context, job: str, *, follow: bool, stream: str | None, tail
     end_by_signals()
     open_outputs()
     wanted = Stream(stream or Stream.STDOUT)
-    try:
-        with open_client(ctx) as client:
-            if follow:
-                _follow(client, job, wanted, tail, patience)
-                return
-            for piece in client.output(job, wanted, tail=tail):
-                write_all(STDOUT, piece)
-    except BrokenPipeError:
-        sys.exit(BROKEN_PIPE)
+    with open_client(ctx) as client:
+        if follow:
+            _follow(client, job, wanted, tail, patience)
+            return
+        for piece in client.output(job, wanted, tail=tail):
+            write_all(STDOUT, piece)
 
 
 def _follow(client: Client, job: str, stream: Stream, tail: int | None, patience: float) -> None:

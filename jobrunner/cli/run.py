@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from jobrunner.cli.common import json_option, open_client, print_json
+from jobrunner.cli import BROKEN_PIPE
+from jobrunner.cli.common import duration_option, json_option, open_client, print_json
 from jobrunner.cli.ending import (
-    BROKEN_PIPE,
     CANCELED,
     TIMED_OUT,
     describe_end,
@@ -61,7 +61,7 @@ def run(
     open_outputs()
     if options["merge_stderr"] is None:
         options["merge_stderr"] = not detach and _are_one()
-    body = make_submission(argv, options, None if options["stdin"] else read_own_stdin())
+    body = make_submission(argv, options, read_own_stdin)
     key = options["idempotency_key"] or str(uuid.uuid4())
     with trouble_told():
         if detach:
@@ -180,7 +180,7 @@ def _unknown(key: str) -> str:
 
 @click.command()
 @click.argument("job")
-@click.option("--timeout", type=click.FloatRange(0), metavar="SECONDS", help="Wait no longer than this.")
+@duration_option("--timeout", help="Wait no longer than this.")
 @patience_option
 @json_option
 @click.pass_context

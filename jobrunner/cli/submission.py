@@ -1,23 +1,30 @@
 """What can be run, and what is to be: ``jobrunner submit|rerun|scripts``, and the options that ``run`` has as well."""
 
 import base64
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
-from jobrunner.cli.common import json_option, open_client, print_json, print_table, split_pair
+from jobrunner.cli.common import duration_option, json_option, open_client, print_json, print_table, split_pair
 from jobrunner.client import Document
+from jobrunner.domain.errors import Forbidden
 
 _PLAIN = ("command", "script", "cwd", "timeout", "grace", "name", "priority", "callback_url")
 """Options that are members of the submission as they are."""
 
+_MOST = 1_000_000_000
+"""Bytes that are read of an input: what is larger can't be stored by any service (SQLite's SQLITE_MAX_LENGTH)."""
+
+_PIECE = 1 << 16
+
 _OPTIONS = (
     click.option("--shell", "command", metavar="TEXT", help="Run TEXT by /bin/sh -c."),
     click.option("--script", metavar="NAME", help="Run a catalogued script; ARGV are its arguments."),
-    click.option("--source", type=click.File("r", encoding="utf-8"), help="Run the text of this file as a script."),
+    click.option("--source", type=click.File("rb"), help="Run the text of this file as a script; - is stdin."),
     click.option("--env", "env", multiple=True, metavar="NAME=VALUE", help="Add to the environment; repeatable."),
     click.option(
         "--file",
@@ -28,8 +35,8 @@ _OPTIONS = (
     ),
     click.option("--stdin", type=click.File("rb"), help="Feed the job with this file; - is stdin."),
     click.option("--cwd", help="Where to run; default: the job's own directory."),
-    click.option("--timeout", type=float, metavar="SECONDS"),
-    click.option("--grace", type=float, metavar="SECONDS", help="Between SIGTERM and SIGKILL."),
+    duration_option("--timeout", help="How long it may run, like 5m."),
+    duration_option("--grace", help="Between SIGTERM and SIGKILL."),
     click.option("--name"),
     click.option("--exclusive", is_flag=True, help="Only if no other job of its name waits or runs."),
     click.option("--priority", type=click.Choice(["low", "normal", "high"])),
@@ -52,28 +59,32 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def make_submission(argv: tuple[str, ...], options: dict[str, Any], stdin: bytes | None = None) -> Document:
+def make_submission(
+    argv: tuple[str, ...], options: dict[str, Any], read_stdin: Callable[[], bytes | None] = lambda: None
+) -> Document:
     """Return what to send to the service.
 
     Args:
         argv: the words behind the options.
         options: those of `submission_options`.
-        stdin: what the job is fed with if no option says so.
+        read_stdin: reads what the job is fed with if no option says so.
 
     Raises:
-        UsageError: an option makes no sense.
+        UsageError: an option makes no sense, or can't be sent.
+        Forbidden: no service takes so much.
     """
+    _check_text(argv, options)
     body: Document = {name: options[name] for name in _PLAIN}
     if options["source"]:
-        body["source"] = options["source"].read()
+        # Before stdin, which it may be.
+        body["source"] = _decode_source(read_input(options["source"]))
     if options["script"]:
         body["args"] = list(argv)
     elif argv:
         body["argv"] = list(argv)
-    if options["stdin"]:
-        stdin = options["stdin"].read()
+    stdin = read_input(options["stdin"]) if options["stdin"] else read_stdin()
     body["stdin"] = _content(stdin) if stdin else None
-    body["files"] = {path.name: _content(path.read_bytes()) for path in options["files"]} or None
+    body["files"] = _read_files(options["files"]) or None
     body["env"] = dict(split_pair(pair, "=") for pair in options["env"]) or None
     body["labels"] = dict(split_pair(pair, ":") for pair in options["labels"]) or None
     body["exclusive"] = options["exclusive"] or None
@@ -85,9 +96,62 @@ def read_own_stdin() -> bytes | None:
     """Return all of this process's stdin; None: it is a terminal, or closed.
 
     Raises:
+        Forbidden: no service takes so much.
         OSError: it can't be read.
     """
-    return None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
+    return None if sys.stdin is None or sys.stdin.isatty() else read_input(sys.stdin.buffer)
+
+
+def read_input(file: BinaryIO, most: int = _MOST) -> bytes:
+    """Return all that is in a file.
+
+    Raises:
+        Forbidden: it is more than this; it may have no end at all.
+        OSError: it can't be read.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    while (piece := _read(file)) != b"":
+        if piece is None:  # whom we share it with has made it non-blocking
+            select.select([file], [], [])
+            continue
+        pieces.append(piece)
+        size += len(piece)
+        if size > most:
+            raise Forbidden(f"{file.name} has more than {most} bytes: no service takes that")
+    return b"".join(pieces)
+
+
+def _read(file: BinaryIO) -> bytes | None:
+    """Read on; None, which the type of ``read`` does not know, is nothing at present."""
+    return file.read(_PIECE)
+
+
+def _read_files(paths: tuple[Path, ...]) -> dict[str, Document]:
+    files: dict[str, Document] = {}
+    for path in paths:
+        if path.name in files:
+            raise click.UsageError(f"two files are named {path.name!r}; the job has one directory for them")
+        with path.open("rb") as file:
+            files[path.name] = _content(read_input(file))
+    return files
+
+
+def _check_text(argv: tuple[str, ...], options: dict[str, Any]) -> None:
+    """Refuse words that JSON has no characters for: arguments are bytes here."""
+    names = (path.name for path in options["files"])
+    for text in (*argv, *options["env"], *options["labels"], *names, *(str(options[name]) for name in _PLAIN)):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise click.UsageError(f"{text!r} is not UTF-8, and can't be sent") from None
+
+
+def _decode_source(source: bytes) -> str:
+    try:
+        return source.decode()
+    except UnicodeDecodeError:
+        raise click.UsageError("the source is not UTF-8, and can't be sent") from None
 
 
 def _content(data: bytes) -> dict[str, str]:

@@ -4,8 +4,7 @@ from datetime import datetime
 
 import click
 
-from jobrunner.cli.common import json_option, open_data, print_json, print_table, reads
-from jobrunner.config_values import parse_duration
+from jobrunner.cli.common import duration_option, json_option, open_data, print_json, print_table
 from jobrunner.domain.access import EVERYTHING, Grant, Scope
 from jobrunner.service.document import render_time
 from jobrunner.store.tokens import Token
@@ -29,9 +28,7 @@ def token() -> None:
 )
 @click.option("--all-jobs", is_flag=True, help="It sees and touches the jobs of others, too.")
 @click.option("--scripts", "scripts", multiple=True, metavar="PATTERN", help="Only these scripts; repeatable.")
-@click.option(
-    "--expires", "valid_for", callback=reads(parse_duration), metavar="AGE", help="Worthless after AGE, like 30d."
-)
+@duration_option("--expires", "valid_for", metavar="AGE", help="Worthless after AGE, like 30d.")
 @json_option
 @click.pass_context
 def create(

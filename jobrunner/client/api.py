@@ -15,6 +15,9 @@ from jobrunner.domain.streams import Stream
 DEFAULT_LIMIT = 50
 """Most jobs of a list whose caller does not say."""
 
+_PAGE = 1000
+"""Most jobs of a page."""
+
 _QUIET = 45.0
 """Seconds after which a stream of events is given up for dead; the service sends something every 15."""
 
@@ -26,9 +29,12 @@ class Client:
         """Remember where the service is.
 
         Args:
-            url: like ``http://127.0.0.1:8080``.
+            url: like ``http://127.0.0.1:8080``; there may be a path, of what is in front of it.
             token: the caller's.
             timeout: seconds to wait for a connection, and for each piece of an answer.
+
+        Raises:
+            ValueError: this can't be a URL of a service, or no token.
         """
         self._transport = Transport(url, token, timeout=timeout)
 
@@ -110,7 +116,8 @@ class Client:
         jobs: list[Document] = []
         cursor: str | None = None
         while True:
-            page = self._json("GET", "/v1/jobs", params={**filters, "limit": most - len(jobs), "cursor": cursor})
+            limit = min(most - len(jobs), _PAGE)
+            page = self._json("GET", "/v1/jobs", params={**filters, "limit": limit, "cursor": cursor})
             jobs += page["jobs"]
             if page["next"] is None or len(jobs) >= most:
                 return jobs

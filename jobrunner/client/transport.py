@@ -1,10 +1,12 @@
 """Requests to one service, and what can go wrong on the way, in the words of the domain."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import isinf
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
@@ -48,12 +50,22 @@ class Transport:
     """Sends requests with a token. Not for several threads at once."""
 
     def __init__(self, url: str, token: str, *, timeout: float) -> None:
+        """Remember where the service is; arguments as `Client`.
+
+        Raises:
+            ValueError: this can't be a URL of a service, or no token.
+        """
+        if not _is_service_url(url):
+            raise ValueError("the URL must be like http://127.0.0.1:8080 or https://jobs.example.org/path, and no more")
+        if not re.fullmatch(r"[!-~]+", token):
+            raise ValueError("the token must be one word of printable ASCII")
         self.url = url.rstrip("/")
         self.timeout = timeout
         self._session = requests.Session()
         # The token goes to the service and to nobody else: no HTTP_PROXY in
         # between, and no other credentials from a .netrc instead.
         self._session.trust_env = False
+        self._session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
         self._session.headers["Authorization"] = f"Bearer {token}"
 
     def close(self) -> None:
@@ -113,7 +125,7 @@ class Transport:
                 allow_redirects=False,
                 **arguments,
             )
-        except requests.RequestException as error:
+        except OSError as error:  # those of requests, and that there is no such file of certificates
             if any(isinstance(cause, _LOST) for cause in _causes(error)):
                 raise self._broken(error) from error
             raise NeverSent(f"{self.url}: {_words(error)}") from error
@@ -125,7 +137,7 @@ class Transport:
             raise errors.Unreachable(f"{self.url}: the answer broke off in its head")
         return response
 
-    def _broken(self, error: requests.RequestException) -> errors.Unreachable:
+    def _broken(self, error: OSError) -> errors.Unreachable:
         return errors.Unreachable(f"{self.url}: the connection broke: {_words(error)}")
 
     def _to_error(self, response: requests.Response) -> errors.JobrunnerError:
@@ -152,6 +164,17 @@ class Transport:
                 return errors.TooBusy(detail, retry_after=_seconds(response.headers.get("Retry-After")))
         kind = _ERRORS.get(status)
         return kind(detail) if kind else ServiceError(detail, status)
+
+
+def _is_service_url(url: str) -> bool:
+    """Tell whether a service can be there. A user name would have requests send another token than ours."""
+    try:
+        parts = urlsplit(url)
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    is_more = "@" in parts.netloc or "?" in url or "#" in url
+    return parts.scheme in {"http", "https"} and has_host and not is_more
 
 
 def _has_end(response: requests.Response) -> bool:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from flask import Response, request
 
-from jobrunner.domain.errors import TooBusy
+from jobrunner.domain.errors import JobNotFound, TooBusy
 from jobrunner.domain.job import Job
 from jobrunner.service.output import Interrupted
 from jobrunner.service.waiting import Listener
@@ -28,6 +28,7 @@ def send_stream(job: Job, make_body: Callable[[Listener], Iterator[bytes]], cont
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"  # nginx would keep it until it has a page full
     if request.method == "HEAD":
+        response.response = iter(())  # of a list Werkzeug would tell the length, which no stream has
         return response
     if not request.environ.get("wsgi.multithread"):
         raise TooBusy("this server answers one request at a time; start it with threads to follow output")
@@ -50,7 +51,7 @@ def finish(body: Iterator[bytes]) -> Iterator[bytes]:
     """
     try:
         yield from body
-    except Interrupted as error:
+    except (Interrupted, JobNotFound) as error:
         raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 
 from tests.conftest import StartService
 from tests.e2e.checks import check_job
-from tests.service import ROOT, Service, free_port
+from tests.service import ROOT, Service
 
 DONE, FAILED, USAGE, NOT_FOUND, REFUSED, UNREACHABLE = range(6)
 
@@ -136,63 +135,6 @@ def test_a_job_that_does_not_exist_is_not_found(service: Service) -> None:
 def test_a_wrong_token_is_refused(service: Service) -> None:
     for words in (["submit", "true"], ["list"], ["logs", "1"]):
         jobrunner(service, *words, code=REFUSED, environment=remote(service) | {"JOBRUNNER_TOKEN": "wrong"})
-
-
-def test_without_a_token_nothing_is_asked(service: Service, tmp_path: Path) -> None:
-    ended = jobrunner(
-        service,
-        "list",
-        code=REFUSED,
-        environment={"JOBRUNNER_URL": service.url, "JOBRUNNER_STORAGE_DATA_DIR": str(tmp_path)},
-    )
-
-    assert b"JOBRUNNER_TOKEN" in ended.stderr
-
-
-def test_the_local_token_stays_here(service: Service) -> None:
-    """A server elsewhere has tokens of its own."""
-    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
-        elsewhere.setblocking(False)
-        where = {"JOBRUNNER_URL": f"http://127.0.0.1:{elsewhere.getsockname()[1]}"}
-
-        ended = jobrunner(service, "list", code=REFUSED, environment=where)
-
-        with pytest.raises(BlockingIOError):
-            elsewhere.accept()
-    assert b"JOBRUNNER_TOKEN" in ended.stderr
-
-
-def test_neither_a_proxy_nor_netrc_comes_between(service: Service, tmp_path: Path) -> None:
-    """The one would be told the token; the other has requests send another one."""
-    netrc = tmp_path / ".netrc"
-    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
-    netrc.chmod(0o600)
-    proxy = f"http://127.0.0.1:{free_port()}"
-
-    for surroundings in (
-        {"HTTP_PROXY": proxy, "http_proxy": proxy, "NO_PROXY": "", "no_proxy": ""},
-        {"NETRC": str(netrc)},
-    ):
-        jobrunner(service, "submit", "true", environment=surroundings)
-        jobrunner(service, "list", environment=remote(service) | surroundings)
-
-
-def test_a_service_on_a_unix_socket_is_not_looked_for_at_the_port(service: Service, tmp_path: Path) -> None:
-    """Whoever listens there would be told the token."""
-    behind = {"JOBRUNNER_SERVER_UNIX_SOCKET": str(tmp_path / "socket")}
-
-    for words in (["submit", "true"], ["logs", "1"], ["cancel", "1"]):
-        assert b"JOBRUNNER_URL" in jobrunner(service, *words, code=USAGE, environment=behind).stderr
-    jobrunner(service, "list", environment=behind)
-    jobrunner(service, "list", environment=behind | remote(service))
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "http://localhost:{port}/", "nonsense"])
-def test_a_server_that_can_not_be_reached(service: Service, url: str) -> None:
-    where = {"JOBRUNNER_URL": url.format(port=free_port()), "JOBRUNNER_TOKEN": "x"}
-    ended = jobrunner(service, "list", code=UNREACHABLE, environment=where)
-
-    assert ended.stderr.count(b"\n") == 1, ended.stderr
 
 
 def test_status_and_list_work_with_the_server_down(stopped: Service) -> None:

@@ -132,11 +132,11 @@ def test_waiting_can_have_an_end_before_the_jobs(service: Service) -> None:
     job = service.submit(argv=["sleep", "60"])
     assert eventually(lambda: service.get(f"/v1/jobs/{job['id']}").json()["state"] == "running")
 
-    out, err = run(service, "wait", "--timeout", "0.3", "--json", job["id"], code=TIMED_OUT)
+    out, err = run(service, "wait", "--timeout", "0.3s", "--json", "--patience", "1m", job["id"], code=TIMED_OUT)
 
     assert json.loads(out)["state"] == "running"
     assert err == b"jobrunner: is running after 0.3 s\n"
-    run(service, "cancel", job["id"])
+    run(service, "cancel", "--grace", "1m", job["id"])
 
 
 @pytest.mark.parametrize("settings", [{"max_waiters": 0}, {"max_wait": 0}])

@@ -60,7 +60,8 @@ def test_options_end_where_the_command_begins(service: Service) -> None:
         (["/etc/passwd"], NOT_EXECUTABLE, b"Permission denied"),
         (["--cwd", "/there/is/none", "true"], TROUBLE, b"/there/is/none"),
         (["--script", "there-is-none"], USAGE, b"there-is-none"),
-        (["--timeout", "-1", "true"], USAGE, b"timeout"),
+        (["--timeout", "-1", "true"], USAGE, b"--timeout"),
+        (["--timeout", "nan", "true"], USAGE, b"--timeout"),
         (["--exclusive", "true"], USAGE, b"name"),
         ([], USAGE, b"command"),
         (["--json", "true"], USAGE, b"--detach"),
@@ -113,17 +114,6 @@ def test_bytes_are_the_jobs_own(service: Service) -> None:
     assert err == bytes(range(256))
 
 
-def test_stdin_that_is_no_terminal_is_the_jobs(service: Service, tmp_path: Path) -> None:
-    data = bytes(range(256)) * 1000
-    (tmp_path / "file").write_bytes(data)
-
-    assert run(service, "run", "cat", stdin=data)[0] == data
-    assert run(service, "run", "cat")[0] == b""
-    with (tmp_path / "file").open("rb") as file, started("run", "cat", environment=at(service), stdin=file) as command:
-        assert finish(command)[0] == data
-    assert run(service, "run", "--stdin", str(tmp_path / "file"), "cat", stdin=b"not this")[0] == data
-
-
 def test_what_was_closed_is_nothing(service: Service) -> None:
     """No connection is taken for a stream."""
     for closed, code in (("<&-", DONE), (">&-", FAILED), ("2>&-", DONE), ("<&- 2>&-", DONE)):
@@ -134,32 +124,6 @@ def test_what_was_closed_is_nothing(service: Service) -> None:
             out, err = finish(command, code)
         assert out == (b"" if code else b"out\n")
         assert (b"Bad file descriptor" in err) == bool(code)
-
-
-@pytest.mark.parametrize("size", [1 << 20, 50 << 20])
-def test_stdin_that_is_too_large_is_refused(start_service: StartService, size: int) -> None:
-    service = start_service({"server": {"max_body_bytes": "1M"}})
-
-    out, err = run(service, "run", "cat", stdin=bytes(size), code=REFUSED)
-
-    assert out == b""
-    assert b"max_body_bytes" in err
-    assert err.count(b"\n") == 1
-    assert service.get("/v1/jobs").json()["jobs"] == []
-
-
-def test_all_that_can_be_said_of_a_job(service: Service, tmp_path: Path) -> None:
-    (tmp_path / "sent").write_bytes(b"\xff\0")
-    (tmp_path / "source").write_text("#!/bin/sh\ncat sent; echo $X")
-    words = ["--name", "all options", "--label", "a:b:c", "--env", "X=y=z", "--file", str(tmp_path / "sent")]
-    words += ["--timeout", "50", "--grace", "3", "--priority", "high", "--exclusive", "--cwd", "."]
-    words += ["--source", str(tmp_path / "source"), "--merge-stderr"]
-
-    assert run(service, "run", *words)[0] == b"\xff\0y=z\n"
-
-    job = check_job(the_job(service, "all options"))
-    assert (job["labels"], job["priority"], job["exclusive"]) == ({"a": "b:c"}, "high", True)
-    assert (job["timeout"], job["grace"], job["steps"][0]["cwd"]) == (50, 3, ".")
 
 
 def test_streams_that_go_to_one_place_keep_their_order(service: Service, tmp_path: Path) -> None:

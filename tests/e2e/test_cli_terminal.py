@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import StartService
 from tests.e2e.commands import (
+    BROKEN_PIPE,
     CANCELED,
     DONE,
     Listener,
@@ -233,3 +234,22 @@ def test_tables_are_for_people_on_a_terminal_only(service: Service) -> None:
         out, _ = finish(command, DONE)
     assert b"described\tSays nothing.\n" in out
     assert b"description" not in out
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["list", "-h"], ["run", "-d", "true"]])
+def test_who_reads_no_more_is_told_nothing(service: Service, words: list[str]) -> None:
+    """As in ``jobrunner list | true``."""
+    service.run(argv=["true"])
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    with started(*words, environment=at(service), stdout=writing) as command:
+        os.close(writing)
+        assert finish(command, BROKEN_PIPE)[1] == b""
+
+
+def test_a_table_for_nobody_is_no_mistake(service: Service) -> None:
+    service.run(argv=["true"])
+
+    with started("list", environment=at(service), prefix=("sh", "-c", 'exec "$@" >&-', "sh")) as command:
+        assert finish(command) == (b"", b"")

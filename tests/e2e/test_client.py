@@ -140,6 +140,7 @@ def test_a_list_is_as_long_as_was_asked_for(client: Client) -> None:
 
     assert len(client.list({"name": "client list"})) == 3
     assert len(client.list({"name": "client list", "limit": 2})) == 2
+    assert len(client.list({"name": "client list", "limit": 2000})) == 3  # more than one page can have
     assert client.list()[0]["number"] >= 3
 
 
@@ -274,7 +275,7 @@ def test_a_service_that_does_not_answer_in_time_may_have_heard() -> None:
     assert not isinstance(raised.value, NeverSent)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "http://no.such.host.invalid", "nonsense", "ftp://x"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "http://no.such.host.invalid"])
 def test_nothing_has_come_of_what_was_never_sent(url: str) -> None:
     with Client(url.format(port=free_port()), "token") as client:
         for patience in (None, Patience(60)):

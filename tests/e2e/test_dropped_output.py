@@ -82,6 +82,18 @@ def test_the_whole_has_a_notice_in_its_place(service: Service, job: dict[str, An
     assert "Content-Length" not in response.headers
 
 
+def test_a_head_promises_no_length_where_a_get_has_none(
+    service: Service, job: dict[str, Any], hole: tuple[int, int]
+) -> None:
+    """A cache would take a 0 for the length of the whole (RFC 9110, 8.6)."""
+    for path in ("stdout", f"stdout?tail={8 * MOST - hole[1] + 1}", "stdout?follow=true", "events"):
+        head = service.request("HEAD", f"/v1/jobs/{job['id']}/{path}")
+        assert head.status_code == 200
+        assert "Content-Length" not in head.headers, path
+    head = service.request("HEAD", f"/v1/jobs/{job['id']}/stdout?tail=100")
+    assert head.headers["Content-Length"] == "100"
+
+
 def test_a_stream_that_is_followed_has_it_too(service: Service, job: dict[str, Any], hole: tuple[int, int]) -> None:
     with followed(service, job) as whole, followed(service, job, f"&offset={hole[0] + 5}") as within:
         assert whole.read() == service.get(f"/v1/jobs/{job['id']}/stdout").content
@@ -111,6 +123,7 @@ def test_ranges_are_cut_at_it(service: Service, job: dict[str, Any], hole: tuple
         assert "X-Dropped-Range" not in response.headers
     lost = service.get(f"/v1/jobs/{job['id']}/stdout", headers={"Range": f"bytes={start}-{stop - 1}"})
     assert "no longer kept" in check_problem(lost, 416, "range-not-satisfiable")["detail"]
+    assert lost.headers["Content-Range"] == f"bytes */{size}"
 
 
 def test_a_tail_counts_what_is_kept(service: Service, job: dict[str, Any], hole: tuple[int, int]) -> None:

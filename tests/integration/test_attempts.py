@@ -3,7 +3,6 @@
 import shutil
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from jobrunner.callbacks.sending import RETRY_AFTER_MAX, Answer, NoAnswer, Place
 from jobrunner.domain.addresses import AddressPolicy, parse_rule
 from jobrunner.domain.callback import parse_url
 from tests.conftest import miss
+from tests.nginx import make_certificate
 from tests.receivers import Receiver, drip, flood, hang, say, status
 from tests.service import eventually, free_port
 
@@ -303,19 +303,10 @@ def test_what_is_dripped_holds_no_thread_when_many_are_at_it() -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with key and certificate of receiver.test, signed by itself."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
+    if shutil.which("openssl") is None:
         miss("needs openssl to make a certificate")
     directory = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        [
-            openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-            "-days", "2", "-subj", "/CN=receiver.test", "-addext", "subjectAltName=DNS:receiver.test",
-            "-keyout", directory / "key.pem", "-out", directory / "certificate.pem",
-        ],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
+    make_certificate(directory, owner="DNS:receiver.test")
     both = directory / "both.pem"
     both.write_bytes((directory / "key.pem").read_bytes() + (directory / "certificate.pem").read_bytes())
     return both

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 
-from flask import Response, request
+from flask import Response
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
 from jobrunner.domain.errors import InvalidRequest, OutputNotFound
@@ -67,7 +67,7 @@ def _send(job: Job, stream: Stream, tail: int | None) -> Response:
     if tail is not None:
         start = _begin_of_tail(size, hole, tail)
     elif (part := asked_part(size, etag)) is not None:
-        start, stop = _kept_part(*part, hole)
+        start, stop = _kept_part(*part, hole, size)
         status = 206
     response = harmless(Response(status=status, content_type=_TYPE))
     passes = hole is not None and start < hole.stop and stop > hole.start
@@ -80,8 +80,7 @@ def _send(job: Job, stream: Stream, tail: int | None) -> Response:
     response.headers["Accept-Ranges"] = "bytes"
     if etag is not None:
         response.set_etag(etag)
-    if request.method != "HEAD":
-        response.response = finish(_bytes_of(output.read(job, stream, start, stop), may_drop=passes))
+    response.response = finish(_bytes_of(output.read(job, stream, start, stop), may_drop=passes))
     return response
 
 
@@ -92,8 +91,8 @@ def _begin_of_tail(size: int, hole: Hole | None, tail: int) -> int:
     return max(hole.start - (tail - (size - hole.stop)), 0)
 
 
-def _kept_part(start: int, stop: int, hole: Hole | None) -> tuple[int, int]:
-    """Cut a range at a hole.
+def _kept_part(start: int, stop: int, hole: Hole | None, size: int) -> tuple[int, int]:
+    """Cut a range of so long a stream at a hole.
 
     Raises:
         RequestedRangeNotSatisfiable: nothing of it is kept.
@@ -103,7 +102,9 @@ def _kept_part(start: int, stop: int, hole: Hole | None) -> tuple[int, int]:
     if start < hole.start:
         return start, hole.start
     if stop <= hole.stop:
-        raise RequestedRangeNotSatisfiable(description=f"bytes {hole.start} to {hole.stop - 1} are no longer kept")
+        raise RequestedRangeNotSatisfiable(
+            size, description=f"bytes {hole.start} to {hole.stop - 1} are no longer kept"
+        )
     return hole.stop, stop
 
 
