@@ -41,6 +41,10 @@ worker_tmp_dir = next(
     None,
 )
 limit_request_line = 8190
+# Else gunicorn believes anybody on this machine, and everybody on a unix socket,
+# what they say of the scheme and of SCRIPT_NAME: [server] trusted_proxies decides.
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
 logconfig_dict = logging_config(_config.logging.format, _config.logging.level)
 
 

@@ -128,6 +128,14 @@ def test_the_refusal_of_a_foreign_name_is_a_problem(service: Service) -> None:
     check_problem(response, 421, "misdirected-request")
 
 
+def test_what_a_client_says_of_proxies_is_not_believed(service: Service) -> None:
+    forged = {"X-Forwarded-Host": "localhost", "X-Forwarded-Proto": "https", "Script-Name": "/v1", "SCRIPT_NAME": "/x"}
+
+    check_problem(service.get("/v1/jobs", headers={"Host": "evil.example", **forged}), 421, "misdirected-request")
+    redirect = service.get("/v1//jobs", headers={**forged, "X-Forwarded-Host": "evil.example"}, allow_redirects=False)
+    assert (redirect.status_code, redirect.headers["Location"]) == (308, f"{service.url}/v1/jobs")
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 def test_probes_are_answered_under_any_name(service: Service, path: str) -> None:
     for host in ("evil.example", "10.1.2.3:80", ""):
