@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from flask import request
 from pydantic import BaseModel, ValidationError
-from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, RequestTimeout, UnsupportedMediaType
 from werkzeug.http import parse_dict_header
 
 from jobrunner.domain.errors import InvalidRequest, Problem
@@ -47,10 +47,12 @@ def parse_body(model: type[M]) -> M:
 def _read_body() -> bytes:
     try:
         body = request.get_data(cache=False)
-    except (HTTPException, OSError):
+    except HTTPException as error:
+        if isinstance(error.__context__, TimeoutError):
+            raise RequestTimeout("the body came too slowly") from error
         raise
     except Exception as error:
-        # The server's own: chunks that are none, for one.
+        # The server's own: chunks that are none, for one; or the connection is broken.
         raise BadRequest(f"the body can't be read: {error}") from error
     length, most = request.content_length, request.max_content_length
     if length is None and most is not None and len(body) >= most:
