@@ -77,8 +77,8 @@ def _connection(asked: Request) -> int | None:
 
 def _host_name(host: str) -> str:
     """Return the name in a Host header, without port and brackets; empty when it is none."""
-    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:/?#@\[\]\s]+))(?::\d*)?", host)
-    return (found[1] or found[2]).lower().rstrip(".") if found else ""
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:/?#@\[\]\s]+))(?::\d*)?", host, re.ASCII)
+    return (found[1] or found[2]).lower().removesuffix(".") if found else ""
 
 
 def _is_same_origin(asked: Request) -> bool:

@@ -38,6 +38,10 @@ def parse_body(model: type[M]) -> M:
         body = b"{}"  # whatever its type: the model says whether that is enough
     elif request.mimetype != "application/json":
         raise UnsupportedMediaType("the body must be JSON: send Content-Type: application/json")
+    elif request.mimetype_params.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
+        raise UnsupportedMediaType("the body must be UTF-8, as all JSON is")
+    elif request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("the body must not be compressed: send no Content-Encoding")
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

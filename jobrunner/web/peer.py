@@ -8,6 +8,7 @@ anybody can send them: as many values are believed, from the right, as
 
 import ipaddress
 import re
+from urllib.parse import urlsplit
 
 from flask import Flask, Request
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -38,12 +39,18 @@ def client_address(asked: Request) -> str | None:
 
 
 def asked_hosts(asked: Request) -> set[str]:
-    """Return the names that the service was asked under: by the client, and by the proxy if that uses another.
+    """Return the names that the service was asked under, as a ``Host`` has them. All must be the service's.
 
-    Both must be the service's. A proxy that sets no ``X-Forwarded-Host`` passes on
-    what the client has written there: a page that reached the proxy under a name
-    of its own could hide that.
+    By the client; by the proxy, if that uses another name: a proxy that sets no
+    ``X-Forwarded-Host`` passes on what the client has written there, and a page that
+    reached the proxy under a name of its own could hide that. And by the
+    request line, if it has a whole URL, which overrules ``Host`` (RFC 9112, 3.2.2).
     """
-    host = asked.headers.get("Host", "")
+    hosts = {asked.headers.get("Host", "")}
     before = asked.environ.get("werkzeug.proxy_fix.orig")
-    return {host} if before is None else {host, before["HTTP_HOST"] or ""}
+    if before is not None:
+        hosts.add(before["HTTP_HOST"] or "")
+    target = asked.environ.get("RAW_URI", "/")
+    if "://" in target and not target.startswith("/"):
+        hosts.add(urlsplit(target).netloc)
+    return hosts

@@ -3,6 +3,7 @@
 from werkzeug.http import HTTP_STATUS_CODES
 
 from jobrunner.web.errors import HTTP_NAMES, make_document
+from jobrunner.web.protection import PROTECTION
 
 
 def render_refusal(status: int, detail: str) -> bytes:
@@ -19,6 +20,7 @@ def render_refusal(status: int, detail: str) -> bytes:
         "Content-Type: application/problem+json",
         f"Content-Length: {len(body)}",
         "Connection: close",
+        *(f"{name}: {value}" for name, value in PROTECTION.items()),
     ]
     if status == 503:
         lines.append("Retry-After: 1")
