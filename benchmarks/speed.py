@@ -214,6 +214,16 @@ def measure_crowd(service: Service, table: Table, seconds: float) -> None:
     table.add("look-up beside 64 idle and 64 waiting, worst ms", found[-1] * 1000)
     for connection in idle + waiting:
         connection.close()
+    half = look_up[:-2]
+    body = service.request("POST", "/v1/jobs", b" " * 1000)[:-500]
+    slow = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(600)]
+    for number, connection in enumerate(slow):
+        connection.sendall((b"", half, body)[number % 3])
+    found = load.new_connection_latencies(service.port, look_up, seconds=min(seconds, 8.0))
+    table.add("look-up beside 200 idle, 200 half heads, 200 half bodies, p99 ms", found[int(len(found) * 0.99)] * 1000)
+    table.add("look-up beside 200 idle, 200 half heads, 200 half bodies, worst ms", found[-1] * 1000)
+    for connection in slow:
+        connection.close()
 
 
 def main() -> None:

@@ -55,6 +55,7 @@ class Server:
     max_wait: float = _setting(60.0, read.seconds(), "ceiling of Prefer: wait")
     max_body_bytes: int = _setting(16777216, read.size(1), "largest request body")
     allowed_hosts: tuple[str, ...] = _setting((), read.names, "names of this service besides loopback and bind")
+    trusted_proxies: int = _setting(0, read.whole(0, 16), "proxies in front whose X-Forwarded-* are believed")
 
     @property
     def waiters_per_worker(self) -> int:

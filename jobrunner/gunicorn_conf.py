@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from jobrunner.config import load_config
+from jobrunner.gunicorn_worker import MOST_READERS
 from jobrunner.log import logging_config
 from jobrunner.memory import settle
 from jobrunner.parent import READY, READY_FD, die_with_parent, tell_parent
@@ -20,10 +21,10 @@ _server = _config.server
 bind = _config.bind
 workers = _server.workers
 worker_class = "jobrunner.gunicorn_worker.PatientWorker"
-logger_class = "jobrunner.gunicorn_worker.QuietLogger"
-# Those that wait for jobs, or follow them, come on top, so that they never take
-# the place of ordinary requests.
-threads = _server.threads + _server.waiters_per_worker + _server.followers_per_worker
+logger_class = "jobrunner.gunicorn_errors.QuietLogger"
+# Those that wait for jobs, follow them, or wait for the rest of large bodies, come
+# on top, so that they never take the place of ordinary requests.
+threads = _server.threads + _server.waiters_per_worker + _server.followers_per_worker + MOST_READERS
 worker_connections = 1000
 keepalive = 15
 # Under a supervisor less than its patience, which is the grace period and four
@@ -41,6 +42,10 @@ worker_tmp_dir = next(
     None,
 )
 limit_request_line = 8190
+# Else gunicorn believes anybody on this machine, and everybody on a unix socket,
+# what they say of the scheme and of SCRIPT_NAME: [server] trusted_proxies decides.
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
 logconfig_dict = logging_config(_config.logging.format, _config.logging.level)
 
 
@@ -74,6 +79,7 @@ def post_worker_init(worker: Any) -> None:
         spare = max(worker.cfg.threads - _server.threads, worker.cfg.threads // 2)
         parts.waiters.limit_to(spare - spare // 2)
         parts.followers.limit_to(spare // 2)
+        worker.readers.most = max(1, min(spare // 4, MOST_READERS))
     worker.on_stop = parts.close
     embedded = worker.wsgi.extensions.get("jobrunner.executor")
     if embedded is not None:

@@ -124,7 +124,7 @@ def behind_nginx(directory: Path, changes: Mapping[str, str] | None = None) -> I
     """
     unix_socket = directory / "jobrunner.sock"
     nginx = Example(directory / "nginx", unix_socket, changes)
-    server = {"unix_socket": unix_socket, "allowed_hosts": "jobs.example.org", "workers": 1}
+    server = {"unix_socket": unix_socket, "allowed_hosts": "jobs.example.org", "trusted_proxies": 1, "workers": 1}
     service = Service(directory / "data", {"server": server}, port=nginx.port)
     nginx.start()
     try:

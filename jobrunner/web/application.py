@@ -9,6 +9,8 @@ from jobrunner.web.api import callbacks, catalogue, control, events, files, jobs
 from jobrunner.web.api.documents import ProblemDocument
 from jobrunner.web.errors import register_error_handlers
 from jobrunner.web.guard import register_guard
+from jobrunner.web.peer import trust_proxies
+from jobrunner.web.protection import register_protection
 from jobrunner.web.services import EXTENSION, Services
 
 
@@ -42,6 +44,8 @@ def make_flask_app(parts: Services) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.converters["anything"] = _Anything
     register_error_handlers(app)
+    register_protection(app)
+    trust_proxies(app, parts.settings.trusted_proxies)
     with app.app_context():
         register_guard(app)
     for module in (jobs, control, output, events, files, callbacks, catalogue, service):

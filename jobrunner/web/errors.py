@@ -32,16 +32,25 @@ STATUSES: Mapping[type[errors.JobrunnerError], tuple[int, str, str]] = {
     errors.StorageError: (503, "storage-unavailable", "The storage refuses"),
 }
 
-_HTTP_NAMES = {
+HTTP_NAMES: Mapping[int, str] = {
+    # status: name of the problem's type, where no exception of ours has one
     400: "bad-request",
     403: "forbidden",
     404: "not-found",
     405: "method-not-allowed",
+    408: "too-slow",
     412: "precondition-failed",
     413: "too-large",
+    414: "too-long",
     415: "unsupported-media-type",
     416: "range-not-satisfiable",
+    417: "expectation-failed",
     421: "misdirected-request",
+    431: "head-too-large",
+    500: "internal",
+    501: "not-implemented",
+    505: "version-not-supported",
+    503: "busy",
 }
 
 
@@ -55,13 +64,19 @@ def problem(status: int, name: str, title: str, detail: str, **members: Any) -> 
         detail: about this one.
         members: more of the document.
     """
-    document = {"type": f"/problems/{name}", "title": title, "status": status, "detail": detail, **members}
-    response = Response(json.dumps(document) + "\n", status=status, content_type="application/problem+json")
+    document = make_document(status, name, title, detail, **members)
+    response = Response(document, status=status, content_type="application/problem+json")
     if status in {503, 507}:
         response.headers["Retry-After"] = str(members.get("retry_after", 1))
     if status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
+
+
+def make_document(status: int, name: str, title: str, detail: str, **members: Any) -> str:
+    """Write the document of a problem: see `problem`."""
+    document = {"type": f"/problems/{name}", "title": title, "status": status, "detail": detail, **members}
+    return json.dumps(document) + "\n"
 
 
 def render_error(error: errors.JobrunnerError) -> Response:
@@ -84,7 +99,7 @@ def render_error(error: errors.JobrunnerError) -> Response:
 def render_http_error(error: HTTPException) -> Response:
     """Turn an error of Flask or Werkzeug into a response; its headers (``Allow``, ``Content-Range``) stay."""
     status = error.code or 500
-    name = _HTTP_NAMES.get(status, "error")
+    name = HTTP_NAMES.get(status, "error")
     response = problem(status, name, error.name, error.description or error.name)
     for key, value in error.get_headers():
         if key.lower() not in {"content-type", "content-length"}:

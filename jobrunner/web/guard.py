@@ -14,6 +14,7 @@ from flask import Flask, Request, Response, g, request
 from jobrunner.domain.access import Caller
 from jobrunner.domain.errors import Unauthenticated
 from jobrunner.web.errors import problem
+from jobrunner.web.peer import asked_hosts
 from jobrunner.web.services import services
 
 PUBLIC = frozenset({"service.healthz", "service.readyz", "service.openapi"})
@@ -39,7 +40,7 @@ def register_guard(app: Flask) -> None:
     @app.before_request
     def check() -> Response | None:
         endpoint = request.endpoint
-        if endpoint not in PROBES and _host_name(request.headers.get("Host", "")) not in allowed:
+        if endpoint not in PROBES and not {_host_name(host) for host in asked_hosts(request)} <= allowed:
             return problem(
                 421,
                 "misdirected-request",
@@ -76,8 +77,8 @@ def _connection(asked: Request) -> int | None:
 
 def _host_name(host: str) -> str:
     """Return the name in a Host header, without port and brackets; empty when it is none."""
-    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:/?#@\[\]\s]+))(?::\d*)?", host)
-    return (found[1] or found[2]).lower().rstrip(".") if found else ""
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:/?#@\[\]\s]+))(?::\d*)?", host, re.ASCII)
+    return (found[1] or found[2]).lower().removesuffix(".") if found else ""
 
 
 def _is_same_origin(asked: Request) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from flask import request
 from pydantic import BaseModel, ValidationError
-from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, RequestTimeout, UnsupportedMediaType
 from werkzeug.http import parse_dict_header
 
 from jobrunner.domain.errors import InvalidRequest, Problem
@@ -38,6 +38,10 @@ def parse_body(model: type[M]) -> M:
         body = b"{}"  # whatever its type: the model says whether that is enough
     elif request.mimetype != "application/json":
         raise UnsupportedMediaType("the body must be JSON: send Content-Type: application/json")
+    elif request.mimetype_params.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
+        raise UnsupportedMediaType("the body must be UTF-8, as all JSON is")
+    elif request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("the body must not be compressed: send no Content-Encoding")
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
@@ -47,10 +51,12 @@ def parse_body(model: type[M]) -> M:
 def _read_body() -> bytes:
     try:
         body = request.get_data(cache=False)
-    except (HTTPException, OSError):
+    except HTTPException as error:
+        if isinstance(error.__context__, TimeoutError):
+            raise RequestTimeout("the body came too slowly") from error
         raise
     except Exception as error:
-        # The server's own: chunks that are none, for one.
+        # The server's own: chunks that are none, for one; or the connection is broken.
         raise BadRequest(f"the body can't be read: {error}") from error
     length, most = request.content_length, request.max_content_length
     if length is None and most is not None and len(body) >= most:

@@ -141,9 +141,8 @@ def send_part(file: BinaryIO, start: int, stop: int, *, content_type: str, of: i
 
 def harmless(response: Response) -> Response:
     """Mark bytes as a job's: no browser may take them for a page of ours, and no page of others may load them."""
-    response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Content-Security-Policy"] = "sandbox; default-src 'none'"
+    response.headers["Content-Security-Policy"] = "sandbox; default-src 'none'; frame-ancestors 'none'"
     response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
     return response
 
@@ -187,7 +186,6 @@ def _unchanged(etag: str) -> Response | None:
         return None
     response = Response(status=304)
     response.set_etag(etag)
-    response.headers["Cache-Control"] = "no-cache"
     del response.headers["Content-Type"]
     return response
 

@@ -25,7 +25,6 @@ def send_stream(job: Job, make_body: Callable[[Listener], Iterator[bytes]], cont
         TooBusy: too many follow already, or this server has no thread to spare.
     """
     response = Response(content_type=content_type)
-    response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"  # nginx would keep it until it has a page full
     if request.method == "HEAD":
         response.response = iter(())  # of a list Werkzeug would tell the length, which no stream has

@@ -239,7 +239,7 @@ def test_no_file_of_a_job_is_a_page_of_the_service(service: Service, made: dict[
 
         assert response.headers["Content-Type"] == "application/octet-stream"
         assert response.headers["X-Content-Type-Options"] == "nosniff"
-        assert response.headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
+        assert response.headers["Content-Security-Policy"] == "sandbox; default-src 'none'; frame-ancestors 'none'"
         assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 

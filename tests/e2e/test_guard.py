@@ -128,6 +128,14 @@ def test_the_refusal_of_a_foreign_name_is_a_problem(service: Service) -> None:
     check_problem(response, 421, "misdirected-request")
 
 
+def test_what_a_client_says_of_proxies_is_not_believed(service: Service) -> None:
+    forged = {"X-Forwarded-Host": "localhost", "X-Forwarded-Proto": "https", "Script-Name": "/v1", "SCRIPT_NAME": "/x"}
+
+    check_problem(service.get("/v1/jobs", headers={"Host": "evil.example", **forged}), 421, "misdirected-request")
+    redirect = service.get("/v1//jobs", headers={**forged, "X-Forwarded-Host": "evil.example"}, allow_redirects=False)
+    assert (redirect.status_code, redirect.headers["Location"]) == (308, f"{service.url}/v1/jobs")
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 def test_probes_are_answered_under_any_name(service: Service, path: str) -> None:
     for host in ("evil.example", "10.1.2.3:80", ""):
@@ -200,6 +208,32 @@ def test_what_is_no_http_is_refused_and_harms_nobody(service: Service, data: byt
     assert status in {400, 401, 413, 414, 431, 501, 505}, body
     assert b"Traceback" not in body
     assert service.get("/healthz").status_code == 200
+
+
+def test_caches_keep_only_what_they_ask_about_again(service: Service) -> None:
+    job = service.run(argv=["echo", "x"])
+    path = f"/v1/jobs/{job['id']}"
+
+    for tagged in (path, f"{path}/stdout"):
+        first = service.get(tagged)
+        again = service.get(tagged, headers={"If-None-Match": first.headers["ETag"]})
+        assert [answer.status_code for answer in (first, again)] == [200, 304]
+        assert {answer.headers["Cache-Control"] for answer in (first, again)} == {"private, no-cache"}
+    untagged = [service.get(other) for other in ("/v1/jobs", f"{path}/events", "/v1/absent", "/readyz")]
+    untagged.append(service.post(f"{path}/stream-url"))
+    untagged.append(ask(service, "GET", path))
+    assert {answer.headers["Cache-Control"] for answer in untagged} == {"no-store"}
+
+
+def test_what_jobs_write_is_in_a_sandbox_and_nothing_else_runs_anything(service: Service) -> None:
+    job = service.run(command="echo '<script>alert(1)</script>' | tee x.html")
+    path = f"/v1/jobs/{job['id']}"
+
+    for written in ("/stdout", "/stdout?follow", "/files/x.html", "/files/x.html?download", "/stdout?tail=3"):
+        assert service.get(path + written).headers["Content-Security-Policy"].startswith("sandbox; default-src 'none';")
+    for ours in (path, "/healthz", "/openapi.json", f"{path}/events", "/absent"):
+        policy = service.get(ours).headers["Content-Security-Policy"]
+        assert policy == "default-src 'none'; frame-ancestors 'none'"
 
 
 def token_command(service: Service, *arguments: str, code: int = 0) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from tests.conftest import miss
 from tests.e2e.checks import check_problem
@@ -220,6 +221,35 @@ def test_a_page_of_the_same_origin_may_change_something_and_no_other_may(service
     assert status("jobs.example.org:8443", "https://jobs.example.org:8443") == 200
     assert status("jobs.example.org:8443", "https://jobs.example.org") == 403
     assert status("jobs.example.org", "https://evil.example.org") == 403
+
+
+def test_a_page_can_not_hide_the_name_under_which_it_has_reached_the_proxy(tmp_path: Path, behind: Behind) -> None:
+    """nginx says what it was asked for; one that does not passes on what the client says."""
+    service, nginx = behind
+    forged = {"Host": "evil.example.org", "X-Forwarded-Host": "jobs.example.org"}
+    check_problem(service.get("/v1/jobs", headers=forged), 421, "misdirected-request")
+
+    silent = Example(tmp_path, nginx.unix_socket, {"proxy_set_header X-Forwarded-Host $http_host;": ""}).start()
+    try:
+        answer = requests.get(f"http://127.0.0.1:{silent.port}/v1/jobs", headers={**service.http.headers, **forged})
+        check_problem(answer, 421, "misdirected-request")
+    finally:
+        silent.stop()
+
+
+def test_a_redirect_leads_to_where_the_client_has_asked(service: Service, nginx: Example) -> None:
+    def location(url: str, **headers: str) -> str:
+        given = {**service.http.headers, "Host": "jobs.example.org", **headers}
+        answer = requests.get(
+            f"{url}/v1//jobs", headers=given, verify=str(nginx.directory / "certificate.pem"), allow_redirects=False
+        )
+        assert answer.status_code == 308
+        return answer.headers["Location"]
+
+    assert location(nginx.url) == "https://jobs.example.org/v1/jobs"
+    assert location(service.url, **{"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil"}) == (
+        "http://jobs.example.org/v1/jobs"
+    )
 
 
 # ── HTTP/2 ──

@@ -178,7 +178,7 @@ def test_a_browser_takes_nothing_for_a_page_of_ours(ask: Ask) -> None:
         response = ask(**headers)
 
         assert response.headers["X-Content-Type-Options"] == "nosniff"
-        assert response.headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
+        assert response.headers["Content-Security-Policy"] == "sandbox; default-src 'none'; frame-ancestors 'none'"
         assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
