@@ -121,7 +121,7 @@ class House:
         """The threads of this process that wait for a job's end."""
         from jobrunner.service.waiting import Waiters
 
-        return Waiters(self.hints, limit=self.config.server.waiters_per_worker)
+        return Waiters(self.hints, limit=self.config.server.waiters_per_worker, confirm=self.access.confirm)
 
     @cached_property
     def followers(self) -> "Waiters":
@@ -132,6 +132,7 @@ class House:
             self.hints,
             limit=self.config.server.followers_per_worker,
             refusal="too many streams are open; ask without follow, or again later",
+            confirm=self.access.confirm,
         )
 
     @cached_property

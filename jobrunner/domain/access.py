@@ -71,11 +71,13 @@ class Caller:
         name: of their token; owner of what they submit.
         grant: what the token allows.
         connection: the descriptor of the socket they ask by, which tells when they have gone; None: there is none.
+        credential: the SHA-256 of the token; None: they need none.
     """
 
     name: str
     grant: Grant = NOTHING
     connection: int | None = field(default=None, compare=False)
+    credential: str | None = field(default=None, compare=False, repr=False)
 
     def sees(self, owner: str) -> bool:
         """Tell whether jobs of this owner are shown to them."""

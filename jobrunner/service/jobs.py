@@ -158,7 +158,7 @@ class JobService:
         self._access.require(caller, Scope.READ)
         # The seat comes first: a client that was refused for want of one must
         # not have started anything.
-        with self._waiters.listen(new.id, caller.connection) as listener:
+        with self._waiters.listen(new.id, caller) as listener:
             accepted = self._store(new, inputs, caller, key)
             if not accepted.is_repeat:
                 return Accepted(self._await(listener, accepted.job, caller, wait))
@@ -207,10 +207,11 @@ class JobService:
         Raises:
             TooBusy: too many wait already.
             JobNotFound: it was deleted meanwhile.
+            Unauthenticated: the caller's token was revoked meanwhile, or has expired.
         """
         if job.state.is_ended or seconds <= 0:
             return job
-        with self._waiters.listen(job.id, caller.connection) as listener:
+        with self._waiters.listen(job.id, caller) as listener:
             # Only now that hints are heard: it may have ended before.
             return self._await(listener, self.get(job.id, caller), caller, seconds)
 
@@ -291,7 +292,7 @@ class JobService:
         """
         job = self.get(reference, caller, Scope.CANCEL)
         if force and not job.state.is_ended:
-            with self._waiters.listen(job.id, caller.connection) as listener:  # before anything is killed
+            with self._waiters.listen(job.id, caller) as listener:  # before anything is killed
                 job = self.cancel(job.id, caller, CancelAsked(signal="SIGKILL", grace=0))
                 job = self._await(listener, job, caller, patience, Scope.CANCEL)
 
