@@ -79,6 +79,10 @@ class _ForkGuard:
 _guard = _ForkGuard()
 
 
+_INVALID = "Invalid request from ip="
+"""How gunicorn begins the line about a request that it can't read."""
+
+
 class QuietLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
     """Makes no access log unless somebody reads it; gunicorn's own makes each line first, and then drops it."""
 
@@ -90,7 +94,14 @@ class QuietLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
         """Log an error with its traceback; a client that was too slow is none."""
         log = super().debug if isinstance(sys.exc_info()[1], TimeoutError) else super().exception
-        log(msg, *args, **kwargs)
+        # Of a URL no query: it may be signed.
+        log(msg, *(arg.partition("?")[0] if isinstance(arg, str) else arg for arg in args), **kwargs)
+
+    def warning(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        """Log a warning; of a request that is none only what is wrong with it, not its text: that may be anything."""
+        if msg.startswith(_INVALID):
+            msg = f"{msg.partition(': ')[0]}: {type(sys.exc_info()[1]).__name__}"
+        super().warning(msg, *args, **kwargs)
 
 
 class _PatientConn(TConn):  # type: ignore[misc]  # gunicorn has no types

@@ -45,7 +45,19 @@ _HTTP_NAMES = {
 }
 
 
-def problem(status: int, name: str, title: str, detail: str, **members: Any) -> Response:
+class ProblemResponse(Response):
+    """A response that knows which problem it tells.
+
+    Attributes:
+        name: of the type.
+        detail: about this one.
+    """
+
+    name = ""
+    detail = ""
+
+
+def problem(status: int, name: str, title: str, detail: str, **members: Any) -> ProblemResponse:
     """Make a response of a problem.
 
     Args:
@@ -56,7 +68,8 @@ def problem(status: int, name: str, title: str, detail: str, **members: Any) -> 
         members: more of the document.
     """
     document = {"type": f"/problems/{name}", "title": title, "status": status, "detail": detail, **members}
-    response = Response(json.dumps(document) + "\n", status=status, content_type="application/problem+json")
+    response = ProblemResponse(json.dumps(document) + "\n", status=status, content_type="application/problem+json")
+    response.name, response.detail = name, detail
     if status in {503, 507}:
         response.headers["Retry-After"] = str(members.get("retry_after", 1))
     if status == 401:
