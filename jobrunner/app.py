@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from jobrunner.clock import utc_now
 from jobrunner.config import Config, load_config
 from jobrunner.domain.errors import ConfigError
+from jobrunner.domain.masking import MaskRules
 from jobrunner.drain import Drain
 from jobrunner.ends import EndsFile
 from jobrunner.hints import Hints
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from jobrunner.domain.job import Job
     from jobrunner.executor.pool import Executor
     from jobrunner.service.access import Access
+    from jobrunner.service.audit import Audit
     from jobrunner.service.callbacks import CallbackService
     from jobrunner.service.catalogue import Catalogue
     from jobrunner.service.files import FileService
@@ -103,6 +105,18 @@ class House:
         return Access(self.database, utc_now, self.data_dir / "stream.key")
 
     @cached_property
+    def masks(self) -> MaskRules:
+        """What is secret of what jobs are given."""
+        return MaskRules(self.config.policy.mask_env, self.config.environment)
+
+    @cached_property
+    def audit(self) -> "Audit":
+        """The lines of the log that tell who did what."""
+        from jobrunner.service.audit import Audit
+
+        return Audit(self.masks)
+
+    @cached_property
     def tokens(self) -> "TokenService":
         """Making and revoking tokens."""
         from jobrunner.service.tokens import TokenService
@@ -121,7 +135,7 @@ class House:
         """The threads of this process that wait for a job's end."""
         from jobrunner.service.waiting import Waiters
 
-        return Waiters(self.hints, limit=self.config.server.waiters_per_worker)
+        return Waiters(self.hints, limit=self.config.server.waiters_per_worker, confirm=self.access.confirm)
 
     @cached_property
     def followers(self) -> "Waiters":
@@ -132,6 +146,7 @@ class House:
             self.hints,
             limit=self.config.server.followers_per_worker,
             refusal="too many streams are open; ask without follow, or again later",
+            confirm=self.access.confirm,
         )
 
     @cached_property
@@ -176,6 +191,7 @@ class House:
                 self.config.callbacks.policy,
             ),
             Admission(self.health.check_space, self.drain, max_queued=self.config.executor.max_queued),
+            self.audit,
             api="v1",
             now=utc_now,
         )
@@ -192,7 +208,7 @@ class House:
         """What became of callbacks."""
         from jobrunner.service.callbacks import CallbackService
 
-        return CallbackService(self.database, self.hints, self.access, self.jobs, utc_now)
+        return CallbackService(self.database, self.hints, self.access, self.jobs, self.audit, utc_now)
 
     @cached_property
     def gc(self) -> "GcService":
@@ -255,6 +271,7 @@ class House:
             ends=EndsFile(self.data_dir / "run" / "ends"),
             groups=groups,
             drain=self.drain,
+            masks=self.masks,
             now=utc_now,
         )
 
@@ -344,6 +361,7 @@ def make_services(house: House) -> "Services":
         files=house.files,
         callbacks=house.callbacks,
         access=house.access,
+        audit=house.audit,
         catalogue=house.catalogue,
         health=house.health,
         waiters=house.waiters,

@@ -40,6 +40,10 @@ _DENY = (
 """Link-local, unspecified and multicast addresses; and where clouds tell a machine its secrets besides."""
 
 
+_MASK = "*TOKEN*, *SECRET*, *PASSW*, *PASSPHRASE*, *KEY*, *CREDENTIAL*, *COOKIE*, *DSN*, *DATABASE_URL*"
+"""Names of variables that mostly have a secret in them."""
+
+
 @dataclass(frozen=True)
 class Server:
     """``[server]``: HTTP."""
@@ -118,6 +122,9 @@ class Policy:
     """``[policy]``: what jobs may be."""
 
     allow_shell: bool = _setting(True, read.yes_no, "accept command and source")
+    mask_env: tuple[str, ...] = _setting(
+        read.patterns(_MASK), read.patterns, "variables of jobs whose values are hidden in the log"
+    )
 
 
 @dataclass(frozen=True)

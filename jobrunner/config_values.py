@@ -107,6 +107,11 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(name.lower() for name in words(text))
 
 
+def patterns(text: str) -> tuple[str, ...]:
+    """Read patterns of names (fnmatch)."""
+    return tuple(words(text))
+
+
 def cgroup(text: str) -> str:
     """Read where control groups are made."""
     if text not in {"auto", "no"} and not text.startswith("/"):

@@ -31,7 +31,8 @@ class QuietLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
         """Log an error with its traceback; a client that was too slow is none."""
         log = super().debug if isinstance(sys.exc_info()[1], TimeoutError) else super().exception
-        log(msg, *args, **kwargs)
+        # Of a URL no query: it may be signed.
+        log(msg, *(arg.partition("?")[0] if isinstance(arg, str) else arg for arg in args), **kwargs)
 
 
 def find_refusal(error: Exception) -> tuple[int, str] | None:

@@ -256,7 +256,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         if status == 500:
             self.log.error("a request has failed", exc_info=exc)
         else:
-            self.log.info("refused what %s has sent: %s", addr, detail)
+            # Not the words: they may repeat what was sent, a secret for example.
+            self.log.info("refused what %s has sent: %s", addr, type(exc).__name__)
         try:
             client.sendall(render_refusal(status, detail))
         except OSError:

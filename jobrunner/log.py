@@ -2,11 +2,13 @@
 
 import json
 import logging
+import re
 import time
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
+from jobrunner.domain.access import TOKEN_PREFIX
 from jobrunner.domain.text import escape_controls
 
 # No line of ours tells the thread, the process or the place in the code: the
@@ -16,6 +18,20 @@ logging._srcfile = None  # noqa: SLF001 as the HOWTO has it
 
 JOB: ContextVar[int | None] = ContextVar("job", default=None)
 """The number of the job that this thread is about."""
+
+
+_CREDENTIAL = re.compile(
+    rf"({TOKEN_PREFIX}|signature=|\bbasic\s+|\bbearer\s+)[\w.~+/=-]{{16,}}", re.ASCII | re.IGNORECASE
+)
+"""A token, or what is as good as one: the signature of a URL, the value of an Authorization header."""
+
+_WORD = re.compile(r"(?!(?:null|true|false|-?\d+(?:\.\d+)?(?:[Ee][+-]?\d+)?)$)[\w./:@+-]+", re.ASCII)
+"""A text that needs no quotes, and is taken for nothing else."""
+
+
+def _hide_credentials(line: str) -> str:
+    """Take out of a line what would let its readers in, wherever it has come from."""
+    return _CREDENTIAL.sub(r"\1***", line)
 
 
 class _JobFilter(logging.Filter):
@@ -36,18 +52,28 @@ class TextFormatter(_Formatter):
 
     A record is one line, whatever a client or a job has put into it. Only a
     traceback has more, since people read it; its lines are indented, so that
-    none of them can pass for a record.
+    none of them can pass for a record. Fields (``extra={"fields": {…}}``) come
+    as ``key=value``, the value in JSON unless it is a word.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 the library's name
         """Write the line, without a traceback."""
         job = getattr(record, "job", None)
         about = f"[job {job}] " if job is not None else ""
-        return f"{self.formatTime(record)} {record.levelname} {record.name} {about}{escape_controls(record.message)}"
+        pairs = " ".join(f"{key}={_render(value)}" for key, value in getattr(record, "fields", {}).items())
+        words = _hide_credentials(escape_controls(f"{record.message} {pairs}".strip() if pairs else record.message))
+        return f"{self.formatTime(record)} {record.levelname} {record.name} {about}{words}"
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 the library's name
         """Write a traceback."""
-        return "\n".join(f"    {escape_controls(line)}" for line in super().formatException(ei).split("\n"))
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"    {_hide_credentials(escape_controls(line))}" for line in lines)
+
+
+def _render(value: object) -> str:
+    if isinstance(value, str) and _WORD.fullmatch(value):
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 @lru_cache(maxsize=2)
@@ -55,8 +81,12 @@ def _format_second(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
+_LATE_CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029]")
+"""What steers terminals or ends lines, and JSON need not escape."""
+
+
 class JsonFormatter(_Formatter):
-    """One JSON object a line: time, level, logger, job, message, traceback."""
+    """One JSON object a line: time, level, logger, job, message, the record's fields, traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write the record."""
@@ -65,17 +95,19 @@ class JsonFormatter(_Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "job": getattr(record, "job", None),
-            "message": record.getMessage(),
+            "message": record.getMessage() or None,
         }
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps({key: value for key, value in fields.items() if value is not None}, ensure_ascii=False)
+        given = {key: value for key, value in fields.items() if value is not None}
+        line = json.dumps(given | getattr(record, "fields", {}), ensure_ascii=False)
+        return _hide_credentials(_LATE_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line))
 
 
 _FORMATTERS = {"text": TextFormatter, "json": JsonFormatter}
 
-_LEAST = {"gunicorn.access": "WARNING", "alembic": "WARNING"}
-"""The least levels of those who say too much."""
+_LEAST = {"gunicorn.access": "WARNING", "alembic": "WARNING", "jobrunner.audit": "INFO"}
+"""The least levels of those who say too much, and of the one who is always heard."""
 
 
 def logging_config(style: str, level: str) -> dict[str, object]:

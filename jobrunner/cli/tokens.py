@@ -1,13 +1,18 @@
 """``jobrunner token``: works on the database, with the server up or down."""
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from jobrunner.cli.common import duration_option, json_option, open_data, print_json, print_table
 from jobrunner.domain.access import EVERYTHING, Grant, Scope
+from jobrunner.log import set_up_logging
 from jobrunner.service.document import render_time
 from jobrunner.store.tokens import Token
+
+if TYPE_CHECKING:
+    from jobrunner.app import House
 
 
 @click.group()
@@ -43,7 +48,7 @@ def create(
 ) -> None:
     """Make a token and print it: it is shown this once."""
     grant = Grant(frozenset(map(Scope, scopes)), all_jobs, scripts or EVERYTHING)
-    secret = open_data(ctx).tokens.create(name, grant, valid_for=valid_for)
+    secret = _open_audited(ctx).tokens.create(name, grant, valid_for=valid_for)
     if as_json:
         print_json({"name": name, "token": secret, **_render_grant(grant)})
     else:
@@ -68,7 +73,14 @@ def list_tokens(ctx: click.Context, *, as_json: bool) -> None:
 @click.pass_context
 def revoke(ctx: click.Context, name: str) -> None:
     """Make a token worthless; a running server notices within seconds."""
-    open_data(ctx).tokens.revoke(name)
+    _open_audited(ctx).tokens.revoke(name)
+
+
+def _open_audited(ctx: click.Context) -> "House":
+    """Open the data directory for a change that belongs into a log: it is told on stderr, in the service's own form."""
+    house = open_data(ctx)
+    set_up_logging(house.config.logging.format, "warning")
+    return house
 
 
 def _render(entry: Token) -> dict[str, object]:

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
+TOKEN_PREFIX = "jr_"  # noqa: S105 of all tokens
+"""What the text of every token begins with, so that it is known for one wherever it turns up."""
+
 
 class Scope(StrEnum):
     """What a token is for."""
@@ -71,11 +74,17 @@ class Caller:
         name: of their token; owner of what they submit.
         grant: what the token allows.
         connection: the descriptor of the socket they ask by, which tells when they have gone; None: there is none.
+        credential: the SHA-256 of the token; None: they need none.
+        address: where they ask from, as far as that is known.
+        route: method and route of their request; None: it is none.
     """
 
     name: str
     grant: Grant = NOTHING
     connection: int | None = field(default=None, compare=False)
+    credential: str | None = field(default=None, compare=False, repr=False)
+    address: str | None = field(default=None, compare=False)
+    route: str | None = field(default=None, compare=False)
 
     def sees(self, owner: str) -> bool:
         """Tell whether jobs of this owner are shown to them."""

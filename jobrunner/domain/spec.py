@@ -114,6 +114,11 @@ class JobSpec:
         """Return where a step starts; None is the job's scratch directory."""
         return step.cwd if step.cwd is not None else self.cwd
 
+    @property
+    def environments(self) -> tuple[Mapping[str, str], ...]:
+        """Every set of variables that it adds: the job's, and those of the steps."""
+        return (self.env, *(step.env for step in self.steps))
+
     def input_info(self, kind: InputKind) -> list[InputInfo]:
         """Return what came with the job for this purpose, in the order given."""
         return [info for info in self.inputs if info.kind is kind]

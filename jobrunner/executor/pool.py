@@ -18,6 +18,7 @@ from jobrunner.config import Output
 from jobrunner.domain.errors import StorageError
 from jobrunner.domain.exitstatus import signal_name
 from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError
+from jobrunner.domain.masking import MaskRules
 from jobrunner.domain.states import JobState
 from jobrunner.drain import Drain
 from jobrunner.ends import EndsFile
@@ -62,6 +63,7 @@ class Executor:
         ends: what the supervisor has written down of orphans.
         groups: control groups for jobs; None: there are none.
         drain: the service takes no new jobs.
+        masks: what is secret of what jobs are given.
     """
 
     def __init__(
@@ -80,10 +82,12 @@ class Executor:
         ends: EndsFile,
         groups: ControlGroups | None,
         drain: Drain,
+        masks: MaskRules,
         now: Now,
     ) -> None:
         self._identity = identity
         self._drain = drain
+        self._masks = masks
         self.is_drained = False
         self._orphans = orphans
         self._hints = hints
@@ -333,7 +337,8 @@ class Executor:
             return None
         ended, following = written
         if ended:
-            logger.info("%s", describe(end))
+            # The system's words may name the program.
+            logger.info("%s", self._masks.mask(*run.job.spec.environments).hide(describe(end)))
             self._hints.job_ended(run.job.id, owes_callback=run.job.spec.callback_url is not None)
         run.release()
         if ended:

@@ -79,7 +79,7 @@ class Access:
     def sign_stream(self, job_id: str, caller: Caller) -> tuple[str, datetime]:
         """Make a signature that stands for the caller's token, for the events of one job, and until this time."""
         expires_at = self._now() + timedelta(seconds=STREAM_SECONDS)
-        signature = self._stream_signer().dumps([job_id, caller.name, expires_at.timestamp()])
+        signature = self._stream_signer().dumps([job_id, _fingerprint(caller.credential), expires_at.timestamp()])
         assert isinstance(signature, str)
         return signature, expires_at
 
@@ -90,15 +90,28 @@ class Access:
             Unauthenticated: nobody, somebody for another job or too long ago, or their token is worthless by now.
         """
         try:
-            signed_id, name, expires_at = self._stream_signer().loads(signature)
+            signed_id, fingerprint, expires_at = self._stream_signer().loads(signature)
         except BadData:
             raise Unauthenticated("this URL is not signed by this service; ask for a new one: stream-url") from None
         if signed_id != job_id:
             raise Unauthenticated("this URL is signed for the events of another job")
         if self._now().timestamp() >= expires_at:
             raise Unauthenticated("this URL was valid for some minutes only; ask for a new one: stream-url")
-        token = self._find(lambda: next((token for token in self._known if token.name == name), None))
+        # Not by its name: a new token may have that by now, and its owner has not signed this.
+        token = self._find(lambda: self._first(lambda token: _fingerprint(token.sha256) == fingerprint))
         return self._caller(token, "the token behind this URL was revoked")
+
+    def confirm(self, caller: Caller) -> None:
+        """Let those pass whose token is still worth what it was: who waits or follows is asked for it again and again.
+
+        Costs next to nothing, but for a look into the database every `CACHE_SECONDS`.
+
+        Raises:
+            Unauthenticated: it was revoked, or has expired.
+        """
+        if caller.credential is not None:
+            token = self._find(lambda: self._first(lambda token: token.sha256 == caller.credential))
+            self._require_valid(token, "this token was revoked")
 
     def _stream_signer(self) -> URLSafeSerializer:
         key = load_secret(self._key_file)
@@ -113,14 +126,21 @@ class Access:
             self._known_at = time.monotonic()
         return match()
 
+    def _first(self, is_it: Callable[[Token], bool]) -> Token | None:
+        return next(filter(is_it, self._known), None)
+
     def _caller(self, token: Token | None, words: str) -> Caller:
+        token, now = self._require_valid(token, words)
+        self._note_use(token, now)
+        return Caller(token.name, token.grant, credential=token.sha256)
+
+    def _require_valid(self, token: Token | None, words: str) -> tuple[Token, datetime]:
         if token is None:
             raise Unauthenticated(words)
         now = self._now()
         if token.expires_at is not None and now >= token.expires_at:
             raise Unauthenticated("this token has expired")
-        self._note_use(token, now)
-        return Caller(token.name, token.grant)
+        return token, now
 
     def _note_use(self, token: Token, now: datetime) -> None:
         last = max(filter(None, (token.last_used_at, self._used.get(token.name))), default=None)
@@ -201,3 +221,8 @@ class Access:
         if owner is not None and not caller.sees(owner):
             raise Forbidden(f"the token {caller.name!r} sees its own jobs only")
         return owner if owner is not None or caller.grant.sees_all else caller.name
+
+
+def _fingerprint(credential: str | None) -> str | None:
+    """Return what stands in a URL for a token: of no use to whoever reads it."""
+    return credential and hashlib.sha256(credential.encode()).hexdigest()[:32]

@@ -9,6 +9,7 @@ from jobrunner.domain.errors import JobNotEnded, NoCallback
 from jobrunner.domain.job import Job
 from jobrunner.hints import Hints
 from jobrunner.service.access import Access
+from jobrunner.service.audit import Audit
 from jobrunner.service.document import render_job, render_time
 from jobrunner.service.jobs import JobService
 from jobrunner.service.output import OutputService
@@ -22,11 +23,14 @@ TEXT_MOST = 65536
 class CallbackService:
     """What can be done with callbacks. One object serves all threads of a process."""
 
-    def __init__(self, database: Database, hints: Hints, access: Access, jobs: JobService, now: Now) -> None:
+    def __init__(
+        self, database: Database, hints: Hints, access: Access, jobs: JobService, audit: Audit, now: Now
+    ) -> None:
         self._database = database
         self._hints = hints
         self._access = access
         self._jobs = jobs
+        self._audit = audit
         self._now = now
 
     def list(self, reference: str, caller: Caller) -> tuple[Callback, ...]:
@@ -50,17 +54,18 @@ class CallbackService:
             JobNotEnded: there is nothing to tell yet.
         """
 
-        def write(connection: Connection) -> tuple[Callback, ...]:
+        def write(connection: Connection) -> tuple[Job, tuple[Callback, ...]]:
             job = self._access.job_for(connection, reference, caller, Scope.READ)
             self._jobs.require_again(job.spec, caller)
             if job.spec.callback_url is None:
                 raise NoCallback
             if not store.send_again(connection, job.number, self._now()):
                 raise JobNotEnded
-            return self._find(connection, job)
+            return job, self._find(connection, job)
 
-        found = self._database.write_together(write)
+        job, found = self._database.write_together(write)
         self._hints.wake_deliverer()
+        self._audit.job("callback-retry", caller, job)
         return found
 
     def _find(self, connection: Connection, job: Job) -> tuple[Callback, ...]:

@@ -3,12 +3,13 @@
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from jobrunner.clock import Now
 from jobrunner.domain.access import Caller, Scope
 from jobrunner.domain.errors import InvalidRequest, JobNotEnded, JobNotFound, JobNotRunning
-from jobrunner.domain.exitstatus import parse_signal
+from jobrunner.domain.exitstatus import parse_signal, signal_name
 from jobrunner.domain.ids import make_job_id
 from jobrunner.domain.job import CancelRequest, IdempotencyKey, Job, JobFilter, JobPage, NewJob
 from jobrunner.domain.spec import Input, JobSpec, Step
@@ -16,6 +17,7 @@ from jobrunner.domain.states import JobState
 from jobrunner.hints import Hint, Hints
 from jobrunner.service.access import Access
 from jobrunner.service.admission import Admission
+from jobrunner.service.audit import Audit
 from jobrunner.service.submission import SpecMaker, StepAsked, Submission
 from jobrunner.service.waiting import Listener, Waiters
 from jobrunner.spool import Spool
@@ -53,6 +55,15 @@ class Plan:
     rules: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SignedStream:
+    """Who has this signature may read the events of this job until then."""
+
+    job: Job
+    signature: str = field(repr=False)
+    expires_at: datetime
+
+
 class JobService:
     """What can be done with jobs. One object serves all threads of a process.
 
@@ -68,6 +79,7 @@ class JobService:
         waiters: Waiters,
         specs: SpecMaker,
         admission: Admission,
+        audit: Audit,
         *,
         api: str,
         now: Now,
@@ -80,6 +92,7 @@ class JobService:
         self._specs = specs
         self._api = api
         self._admission = admission
+        self._audit = audit
         self._now = now
 
     def submit(
@@ -102,7 +115,7 @@ class JobService:
         """
         self._require(caller, asked, [step.script for step in asked.steps])
         spec, inputs = self._specs.make(asked)
-        return self._add(spec, inputs, caller, wait, key)
+        return self._add("submit", spec, inputs, caller, wait, key)
 
     def rerun(self, reference: str, caller: Caller, *, wait: float = 0, key: IdempotencyKey | None = None) -> Accepted:
         """Queue a new job with the specification and inputs of another; as `submit`.
@@ -117,7 +130,7 @@ class JobService:
             job = self._access.job_for(connection, reference, caller, Scope.READ)
             inputs = store.load_inputs(connection, job.number)
         self.require_again(job.spec, caller)
-        return self._add(job.spec, inputs, caller, wait, key)
+        return self._add("rerun", job.spec, inputs, caller, wait, key)
 
     def require_again(self, spec: JobSpec, caller: Caller) -> None:
         """Let those pass who may submit today what is a job already.
@@ -152,24 +165,26 @@ class JobService:
             self._access.require(caller, Scope.READ)  # a callback has the job's output
 
     def _add(
-        self, spec: JobSpec, inputs: list[Input], caller: Caller, wait: float, key: IdempotencyKey | None
+        self, action: str, spec: JobSpec, inputs: list[Input], caller: Caller, wait: float, key: IdempotencyKey | None
     ) -> Accepted:
         now = self._now()
         new = NewJob(
             id=make_job_id(int(now.timestamp() * 1000)), owner=caller.name, api=self._api, created_at=now, spec=spec
         )
         if wait <= 0:
-            return self._store(new, inputs, caller, key)
+            return self._store(action, new, inputs, caller, key)
         self._access.require(caller, Scope.READ)
         # The seat comes first: a client that was refused for want of one must
         # not have started anything.
-        with self._waiters.listen(new.id, caller.connection) as listener:
-            accepted = self._store(new, inputs, caller, key)
+        with self._waiters.listen(new.id, caller) as listener:
+            accepted = self._store(action, new, inputs, caller, key)
             if not accepted.is_repeat:
                 return Accepted(self._await(listener, accepted.job, caller, wait))
         return Accepted(self.wait(accepted.job, caller, wait), is_repeat=True)
 
-    def _store(self, new: NewJob, inputs: list[Input], caller: Caller, key: IdempotencyKey | None) -> Accepted:
+    def _store(
+        self, action: str, new: NewJob, inputs: list[Input], caller: Caller, key: IdempotencyKey | None
+    ) -> Accepted:
         def add(connection: Connection) -> Accepted:
             if key is not None:
                 number = self._admission.find_repeated(connection, caller.name, key)
@@ -184,6 +199,8 @@ class JobService:
         accepted = self._database.write_together(add, durable=True)
         if not accepted.is_repeat:
             self._hints.wake_executor(Hint.QUEUED)
+        rules = dict.fromkeys(map(self._specs.rule, accepted.job.spec.steps))
+        self._audit.submission(action, caller, accepted.job, rule=", ".join(rules), is_repeat=accepted.is_repeat)
         return accepted
 
     def get(self, reference: str, caller: Caller, scope: Scope = Scope.READ) -> Job:
@@ -212,10 +229,11 @@ class JobService:
         Raises:
             TooBusy: too many wait already.
             JobNotFound: it was deleted meanwhile.
+            Unauthenticated: the caller's token was revoked meanwhile, or has expired.
         """
         if job.state.is_ended or seconds <= 0:
             return job
-        with self._waiters.listen(job.id, caller.connection) as listener:
+        with self._waiters.listen(job.id, caller) as listener:
             # Only now that hints are heard: it may have ended before.
             return self._await(listener, self.get(job.id, caller), caller, seconds)
 
@@ -255,6 +273,7 @@ class JobService:
             self._hints.job_ended(job.id, owes_callback=job.spec.callback_url is not None)
         else:
             self._hints.wake_executor(Hint.CONTROL)
+        self._audit.job("cancel", caller, job, signal=signal_name(request.signal), grace=request.grace)
         return job
 
     def signal(self, reference: str, caller: Caller, name: str) -> Job:
@@ -277,6 +296,7 @@ class JobService:
 
         job = self._database.insist(write)
         self._hints.wake_executor(Hint.CONTROL)
+        self._audit.job("signal", caller, job, signal=signal_name(number))
         return job
 
     def delete(self, reference: str, caller: Caller, *, force: bool, patience: float) -> None:
@@ -296,7 +316,7 @@ class JobService:
         """
         job = self.get(reference, caller, Scope.CANCEL)
         if force and not job.state.is_ended:
-            with self._waiters.listen(job.id, caller.connection) as listener:  # before anything is killed
+            with self._waiters.listen(job.id, caller) as listener:  # before anything is killed
                 job = self.cancel(job.id, caller, CancelAsked(signal="SIGKILL", grace=0))
                 job = self._await(listener, job, caller, patience, Scope.CANCEL)
 
@@ -307,8 +327,21 @@ class JobService:
                 raise JobNotEnded
 
         self._database.insist(write, durable=True)
+        self._audit.job("delete", caller, job, force=force)
         # After the row: a crash in between leaves a directory that gc removes.
         self._spool.remove(job.id)
+
+    def sign_stream(self, reference: str, caller: Caller) -> SignedStream:
+        """Make what stands for the caller's token in a URL of the events of a job, for a while.
+
+        Raises:
+            Forbidden: the caller's token is not for looking.
+            JobNotFound: there is none to see.
+        """
+        job = self.get(reference, caller)
+        signature, expires_at = self._access.sign_stream(job.id, caller)
+        self._audit.job("stream-url", caller, job)
+        return SignedStream(job, signature, expires_at)
 
 
 def _signal_number(name: str) -> int:

@@ -115,7 +115,7 @@ class OutputService:
         Raises (on entering):
             TooBusy: too many follow already.
         """
-        return self._followers.listen(job.id, caller.connection)
+        return self._followers.listen(job.id, caller)
 
     def follow(self, job: Job, offsets: Mapping[Stream, int], listener: Listener) -> Iterator[Happening]:
         """Tell what a job writes as it comes, and its states, until it has ended and all was told.
@@ -127,6 +127,7 @@ class OutputService:
 
         Raises:
             Interrupted: the process stops, the client has gone, or the job was deleted.
+            Unauthenticated: the token that the seat was taken with was revoked, or has expired.
         """
         with ExitStack() as files:
             cursors = [_Cursor(self._spool, job.id, stream, at, files) for stream, at in offsets.items()]

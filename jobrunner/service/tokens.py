@@ -1,14 +1,16 @@
 """Making and revoking tokens."""
 
 import hashlib
+import os
 import secrets
 from datetime import timedelta
 from pathlib import Path
 
 from jobrunner.clock import Now
-from jobrunner.domain.access import ADMINISTRATOR, Grant, Scope
+from jobrunner.domain.access import ADMINISTRATOR, TOKEN_PREFIX, Caller, Grant, Scope
 from jobrunner.domain.errors import InvalidRequest, TokenExists, TokenNotFound
 from jobrunner.secretfile import write_secret
+from jobrunner.service.audit import Audit
 from jobrunner.store import tokens as store
 from jobrunner.store.engine import Database
 from jobrunner.store.tokens import Token
@@ -18,7 +20,10 @@ FIRST_NAME = "admin"
 LOCAL_NAME = "local"
 """Who reads the data directory without asking the service."""
 
-RESERVED_NAMES = frozenset({LOCAL_NAME, "service"})
+SERVICE_NAME = "service"
+"""The service itself."""
+
+RESERVED_NAMES = frozenset({LOCAL_NAME, SERVICE_NAME})
 """Who acts without a token, the service itself among them: ``cancel.by`` and ``owner`` must not be taken for one."""
 
 
@@ -28,6 +33,7 @@ class TokenService:
     def __init__(self, database: Database, now: Now) -> None:
         self._database = database
         self._now = now
+        self._audit = Audit()
 
     def create(self, name: str, grant: Grant, *, valid_for: float | None = None) -> str:
         """Make a token; its text is returned now and never again.
@@ -54,6 +60,7 @@ class TokenService:
             if store.has_token(connection, name):
                 raise TokenExists(name)
             store.add_token(connection, Token(name, hash_secret(secret), now, grant, expires_at))
+        self._audit.token("token-create", _by(LOCAL_NAME), name, grant, valid_for=valid_for)
         return secret
 
     def list(self) -> list[Token]:
@@ -70,6 +77,7 @@ class TokenService:
         with self._database.write(durable=True) as connection:
             if not store.remove_token(connection, name):
                 raise TokenNotFound(name)
+        self._audit.token("token-revoke", _by(LOCAL_NAME), name)
 
     def ensure_first(self, path: Path) -> bool:
         """When there is no token at all, make the administrator's and write it to this file (0600).
@@ -87,7 +95,13 @@ class TokenService:
             store.add_token(connection, Token(FIRST_NAME, hash_secret(secret), self._now(), ADMINISTRATOR))
             # Inside the transaction: a token whose file could not be written is never stored.
             write_secret(path, secret)
+        self._audit.token("token-create", _by(SERVICE_NAME), FIRST_NAME, ADMINISTRATOR)
         return True
+
+
+def _by(name: str) -> Caller:
+    """Return who works on the database itself: which user of this machine."""
+    return Caller(name, address=f"uid:{os.getuid()}")
 
 
 def hash_secret(secret: str) -> str:
@@ -96,4 +110,4 @@ def hash_secret(secret: str) -> str:
 
 
 def _make_secret() -> str:
-    return f"jr_{secrets.token_urlsafe(32)}"
+    return f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}"

@@ -228,6 +228,7 @@ class Database:
     def _make_engine(self, *, writes: bool) -> Engine:
         engine = create_engine(
             f"sqlite:///{self.path}",
+            hide_parameters=True,  # of errors: what jobs are given is for no log
             poolclass=QueuePool,
             # Writers queue on our lock, so one connection is enough for them.
             pool_size=1 if writes else 8,

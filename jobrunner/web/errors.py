@@ -54,7 +54,19 @@ HTTP_NAMES: Mapping[int, str] = {
 }
 
 
-def problem(status: int, name: str, title: str, detail: str, **members: Any) -> Response:
+class ProblemResponse(Response):
+    """A response that knows which problem it tells.
+
+    Attributes:
+        name: of the type.
+        detail: about this one.
+    """
+
+    name = ""
+    detail = ""
+
+
+def problem(status: int, name: str, title: str, detail: str, **members: Any) -> ProblemResponse:
     """Make a response of a problem.
 
     Args:
@@ -65,7 +77,8 @@ def problem(status: int, name: str, title: str, detail: str, **members: Any) -> 
         members: more of the document.
     """
     document = make_document(status, name, title, detail, **members)
-    response = Response(document, status=status, content_type="application/problem+json")
+    response = ProblemResponse(document, status=status, content_type="application/problem+json")
+    response.name, response.detail = name, detail
     if status in {503, 507}:
         response.headers["Retry-After"] = str(members.get("retry_after", 1))
     if status == 401:

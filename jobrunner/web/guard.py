@@ -13,8 +13,9 @@ from flask import Flask, Request, Response, g, request
 
 from jobrunner.domain.access import Caller
 from jobrunner.domain.errors import Unauthenticated
+from jobrunner.web.auditing import register_auditing, route
 from jobrunner.web.errors import problem
-from jobrunner.web.peer import asked_hosts
+from jobrunner.web.peer import asked_hosts, client_address
 from jobrunner.web.services import services
 
 PUBLIC = frozenset({"service.healthz", "service.readyz", "service.openapi"})
@@ -36,6 +37,7 @@ def register_guard(app: Flask) -> None:
     settings = services().settings
     bind = {settings.host.lower()} if not settings.unix_socket else set()
     allowed = LOOPBACK | bind | set(settings.allowed_hosts)
+    register_auditing(app, PROBES)
 
     @app.before_request
     def check() -> Response | None:
@@ -52,7 +54,10 @@ def register_guard(app: Flask) -> None:
                 403, "foreign-origin", "Foreign origin", "a page of another origin must not change anything here"
             )
         if endpoint not in PUBLIC:
-            g.caller = replace(_authenticate(request), connection=_connection(request))
+            who = _authenticate(request)
+            g.caller = replace(
+                who, connection=_connection(request), address=client_address(request), route=route(request)
+            )
         return None
 
 

@@ -8,6 +8,7 @@ from flask import current_app, g
 from jobrunner.config import Server
 from jobrunner.domain.access import Caller
 from jobrunner.service.access import Access
+from jobrunner.service.audit import Audit
 from jobrunner.service.callbacks import CallbackService
 from jobrunner.service.catalogue import Catalogue
 from jobrunner.service.files import FileService
@@ -28,6 +29,7 @@ class Services:
     files: FileService
     callbacks: CallbackService
     access: Access
+    audit: Audit
     catalogue: Catalogue
     health: HealthService
     waiters: Waiters

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from flask import Response, request
 
-from jobrunner.domain.errors import JobNotFound, TooBusy
+from jobrunner.domain.errors import JobNotFound, TooBusy, Unauthenticated
 from jobrunner.domain.job import Job
 from jobrunner.service.output import Interrupted
 from jobrunner.service.waiting import Listener
@@ -50,7 +50,7 @@ def finish(body: Iterator[bytes]) -> Iterator[bytes]:
     """
     try:
         yield from body
-    except (Interrupted, JobNotFound) as error:
+    except (Interrupted, JobNotFound, Unauthenticated) as error:
         raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
 
 

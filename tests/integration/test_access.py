@@ -2,6 +2,7 @@
 
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,53 @@ def test_many_threads_of_a_worker_ask_at_once(access: Access, tokens: TokenServi
         callers = list(pool.map(access.authenticate, list(secrets) * 20))
 
     assert [caller.name for caller in callers] == list(secrets.values()) * 20
+
+
+# ── what is under way ──
+
+
+def test_who_waits_is_told_when_their_token_is_worthless(access: Access, tokens: TokenService) -> None:
+    callers = [access.authenticate(tokens.create(name, ADMINISTRATOR)) for name in ("revoked", "anew", "good")]
+    for name in ("revoked", "anew"):
+        tokens.revoke(name)
+    tokens.create("anew", ADMINISTRATOR)
+
+    revoked, anew, good = callers
+    assert eventually(lambda: not is_confirmed(access, revoked) and not is_confirmed(access, anew), within=4)
+    assert is_confirmed(access, good)
+
+
+def test_who_waits_is_told_when_their_token_expires(database: Database, tokens: TokenService) -> None:
+    now = utc_now()
+    access = Access(database, lambda: now, database.path.with_name("stream.key"))
+    caller = access.authenticate(tokens.create("brief", ADMINISTRATOR, valid_for=60))
+    assert is_confirmed(access, caller)
+
+    now += timedelta(seconds=61)
+
+    assert not is_confirmed(access, caller)
+
+
+def test_who_needs_no_token_may_wait_as_long_as_they_like(access: Access) -> None:
+    assert is_confirmed(access, CALLER)
+
+
+def is_confirmed(access: Access, caller: Caller) -> bool:
+    try:
+        access.confirm(caller)
+    except Unauthenticated:
+        return False
+    return True
+
+
+def test_a_signed_url_is_not_valid_for_a_new_token_of_the_same_name(access: Access, tokens: TokenService) -> None:
+    signature, _ = access.sign_stream("job", access.authenticate(tokens.create("ci", ADMINISTRATOR)))
+    assert access.authenticate_stream(signature, "job").name == "ci"
+    tokens.revoke("ci")
+    access.authenticate(tokens.create("ci", ADMINISTRATOR))
+
+    with pytest.raises(Unauthenticated, match="revoked"):
+        access.authenticate_stream(signature, "job")
 
 
 # ── the first token ──

@@ -517,3 +517,14 @@ def test_a_backup_is_consistent_while_others_write(database: Database, tmp_path:
 def test_a_backup_that_cannot_be_written_is_an_error_of_the_storage(database: Database, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file or directory"):
         database.backup(tmp_path / "absent" / "backup.db")
+
+
+def test_an_error_does_not_tell_what_was_to_be_written(database: Database) -> None:
+    """What jobs are given, the values of their environment for one, must get into no log."""
+    with database.write() as connection:
+        put(connection, "ci")
+
+    with pytest.raises(IntegrityError) as caught, database.write() as connection:
+        put(connection, "ci", "hunter2")
+
+    assert "hunter2" not in str(caught.value)

@@ -13,6 +13,7 @@ from jobrunner.domain.errors import TooBusy
 from jobrunner.domain.ids import make_job_id
 from jobrunner.hints import Hints
 from jobrunner.service.waiting import PAUSE, Waiters
+from tests.factories import CALLER
 from tests.service import eventually
 
 
@@ -44,7 +45,7 @@ def never() -> bool:
 def wait(waiters: Waiters, job_id: str, has_ended: Callable[[], bool], seconds: float) -> float:
     """Take a seat and wait; return the seconds that it took."""
     begun = time.monotonic()
-    with waiters.listen(job_id) as listener:
+    with waiters.listen(job_id, CALLER) as listener:
         more = True
         while more and not has_ended():
             more = listener.wait(begun + seconds)

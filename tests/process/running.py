@@ -70,6 +70,7 @@ def make_executor(
         drain=house.drain,
         ends=EndsFile(house.data_dir / "run" / "ends"),
         groups=None,
+        masks=house.masks,
         now=now,
     )
 

@@ -92,6 +92,53 @@ def test_a_traceback_is_part_of_its_line_of_json() -> None:
     assert traceback.endswith("\nRuntimeError: of no use")
 
 
+def test_fields_are_words_or_json_in_text() -> None:
+    fields = {
+        "by": None,
+        "to": "null",
+        "id": "1a-b.c:1/2",
+        "ip": "127.0.0.1",
+        "no": "1.5",
+        "words": ["a b", 'c"d'],
+        "n": 1,
+        "text": "x y=z\n",
+        "none": "",
+    }
+    line = TextFormatter().format(make_record("", fields=fields, job=17))
+
+    told = r'by=null to="null" id=1a-b.c:1/2 ip=127.0.0.1 no="1.5" words=["a b","c\"d"] n=1 text="x y=z\n" none=""'
+    assert line.partition("jobrunner.executor ")[2] == f"[job 17] {told}"
+
+
+def test_fields_are_members_in_json() -> None:
+    line = JsonFormatter().format(make_record("", fields={"by": None, "words": ["a", "b\x9b\u2028"], "n": 1}))
+
+    assert line.isprintable()
+    found = json.loads(line)
+    assert (found["by"], found["words"], found["n"]) == (None, ["a", "b\x9b\u2028"], 1)
+    assert "message" not in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "jr_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG",
+        "GET /v1/jobs/17/events?signature=WyIwMTkyZjBjNC01.x_y-z",
+        "authorization: Bearer 0123456789abcdefghijkl",
+        "Basic OmpyXzAxMjM0NTY3ODlhYmNkZWZnaGlqa2xtbm9w==",
+    ],
+)
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()], ids=["text", "json"])
+def test_what_lets_its_readers_in_is_hidden_wherever_it_stands(formatter: logging.Formatter, text: str) -> None:
+    for line in (
+        formatter.format(make_record("it was %r", text)),
+        formatter.format(make_record("", fields={"words": [text]})),
+        formatter.format(failed(text)),
+    ):
+        assert "***" in line
+        assert text[-16:] not in line
+
+
 def write_log(style: str, level: str = "info") -> list[str]:
     """Log a few records in a process of its own: logging is set up once in each."""
     program = f"""

@@ -55,11 +55,9 @@ def events(path: JobPath, query: EventsQuery) -> Response:  # noqa: ARG001 the g
 @bp.post("/<job_id>/stream-url", responses={200: StreamUrlDocument})
 def stream_url(path: JobPath) -> Response:
     """Make a URL of the events that needs no token, for some minutes: an `EventSource` sends no header."""
-    job = services().jobs.get(path.job_id, caller())
-    signature, expires_at = services().access.sign_stream(job.id, caller())
-    return json_response(
-        {"url": f"{job_path(job)}/events?signature={signature}", "expires_at": render_time(expires_at)}
-    )
+    signed = services().jobs.sign_stream(path.job_id, caller())
+    url = f"{job_path(signed.job)}/events?signature={signed.signature}"
+    return json_response({"url": url, "expires_at": render_time(signed.expires_at)})
 
 
 def _parse_last_event_id(text: str | None) -> dict[Stream, int] | None:
