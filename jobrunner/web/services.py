@@ -10,6 +10,7 @@ from jobrunner.domain.access import Caller
 from jobrunner.service.access import Access
 from jobrunner.service.callbacks import CallbackService
 from jobrunner.service.catalogue import Catalogue
+from jobrunner.service.failures import Failures
 from jobrunner.service.files import FileService
 from jobrunner.service.health import HealthService
 from jobrunner.service.jobs import JobService
@@ -28,6 +29,7 @@ class Services:
     files: FileService
     callbacks: CallbackService
     access: Access
+    failures: Failures
     catalogue: Catalogue
     health: HealthService
     waiters: Waiters
