@@ -353,6 +353,7 @@ def _make_app(house: House) -> "Flask":
 
 def make_services(house: House) -> "Services":
     """Return what the web layer works with."""
+    from jobrunner.service.failures import Failures
     from jobrunner.web.services import Services
 
     return Services(
@@ -362,6 +363,7 @@ def make_services(house: House) -> "Services":
         callbacks=house.callbacks,
         access=house.access,
         audit=house.audit,
+        failures=Failures(house.config.auth.max_failures, house.config.auth.failure_window),
         catalogue=house.catalogue,
         health=house.health,
         waiters=house.waiters,

@@ -157,7 +157,7 @@ def head_of(service: Service, method: str, path: str, *headers: str) -> bytes:
 
 def test_a_submission_without_a_body_is_told_what_is_missing(service: Service) -> None:
     document = check_problem(service.request("POST", "/v1/jobs"), 422, "invalid-request")
-    assert "command, argv, script and source" in document["errors"][0]["detail"]
+    assert "command, argv, script, source and steps" in document["errors"][0]["detail"]
 
 
 def test_an_empty_body_is_no_body_whatever_its_type(service: Service) -> None:
