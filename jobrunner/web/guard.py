@@ -6,11 +6,13 @@ from using the service with the user's own browser (CSRF).
 """
 
 import re
+from collections.abc import Set
 from dataclasses import replace
 from urllib.parse import urlsplit
 
 from flask import Flask, Request, Response, g, request
 
+from jobrunner.config import Server
 from jobrunner.domain.access import Caller
 from jobrunner.domain.errors import Unauthenticated
 from jobrunner.web.errors import problem
@@ -33,26 +35,24 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 def register_guard(app: Flask) -> None:
     """Have every request of the application checked, those to unknown paths too."""
-    settings = services().settings
-    bind = {settings.host.lower()} if not settings.unix_socket else set()
-    allowed = LOOPBACK | bind | set(settings.allowed_hosts)
+    allowed = names_of(services().settings)
 
     @app.before_request
     def check() -> Response | None:
         endpoint = request.endpoint
-        if endpoint not in PROBES and not {_host_name(host) for host in asked_hosts(request)} <= allowed:
+        if endpoint not in PROBES and not is_known_host(request, allowed):
             return problem(
                 421,
                 "misdirected-request",
                 "Not the name of this service",
                 "the request's Host is not a name of this service; [server] allowed_hosts lists more names",
             )
-        if request.method not in _SAFE_METHODS and not _is_same_origin(request):
+        if is_foreign_change(request):
             return problem(
                 403, "foreign-origin", "Foreign origin", "a page of another origin must not change anything here"
             )
         if endpoint not in PUBLIC:
-            g.caller = replace(_authenticate(request), connection=_connection(request))
+            g.caller = asking(_authenticate(request), request)
         return None
 
 
@@ -66,13 +66,29 @@ def _authenticate(asked: Request) -> Caller:
     signature = asked.args.get("signature")
     if asked.endpoint == SIGNED and signature is not None and asked.authorization is None:
         return access.authenticate_stream(signature, (asked.view_args or {})["job_id"])
-    return access.authenticate(_secret(asked))
+    return access.authenticate(secret_of(asked))
 
 
-def _connection(asked: Request) -> int | None:
-    """Return the descriptor of the client's connection, where the server shows it."""
+def names_of(settings: Server) -> frozenset[str]:
+    """Return the names under which the service may be asked."""
+    bind = {settings.host.lower()} if not settings.unix_socket else set()
+    return LOOPBACK | bind | set(settings.allowed_hosts)
+
+
+def is_known_host(asked: Request, allowed: Set[str]) -> bool:
+    """Tell whether a request has asked for one of these names."""
+    return {_host_name(host) for host in asked_hosts(asked)} <= allowed
+
+
+def is_foreign_change(asked: Request) -> bool:
+    """Tell whether a request may change something, and a page of another origin has sent it."""
+    return asked.method not in _SAFE_METHODS and not _is_same_origin(asked)
+
+
+def asking(who: Caller, asked: Request) -> Caller:
+    """Return who asks, with the descriptor of their connection where the server shows it."""
     connection = asked.environ.get("gunicorn.socket")
-    return connection.fileno() if connection is not None else None
+    return replace(who, connection=connection.fileno() if connection is not None else None)
 
 
 def _host_name(host: str) -> str:
@@ -86,8 +102,12 @@ def _is_same_origin(asked: Request) -> bool:
     return origin is None or urlsplit(origin).netloc.lower() == asked.headers.get("Host", "").lower()
 
 
-def _secret(asked: Request) -> str:
-    """Return the token of a request: Bearer, or Basic with the token as password."""
+def secret_of(asked: Request) -> str:
+    """Return the token of a request: Bearer, or Basic with the token as password.
+
+    Raises:
+        Unauthenticated: it has none.
+    """
     given = asked.authorization
     if given is not None and given.type == "bearer" and given.token:
         return given.token
