@@ -22,7 +22,7 @@ from jobrunner.ends import EndsFile
 from jobrunner.hints import Hints
 from jobrunner.log import set_up_logging
 from jobrunner.memory import settle
-from jobrunner.parent import READY, STANDBY, tell_parent
+from jobrunner.parent import PARENT, READY, STANDBY, ask_to_stop, tell_parent
 from jobrunner.spool import Spool
 from jobrunner.store.engine import Database
 
@@ -368,7 +368,8 @@ def make_dialect(house: House, name: str, settings: "DialectSettings") -> "Here"
 
     jobs = house.make_jobs(name, is_dialect=True)
     faces = FaceService(name, jobs, house.database, house.spool, house.access)
-    return Here(name, settings, replace(make_services(house), jobs=jobs), faces)
+    stop = ask_to_stop if PARENT in os.environ else None
+    return Here(name, settings, replace(make_services(house), jobs=jobs), faces, stop)
 
 
 def run_executor(house: House) -> bool:

@@ -40,7 +40,7 @@ HANDED_OVER = "_JOBRUNNER_HANDED_OVER"
 """Tells a supervisor that has executed itself anew what it had."""
 
 _STOP = {signal.SIGTERM, signal.SIGINT}
-_LISTENED_TO = (*_STOP, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
+_LISTENED_TO = (*_STOP, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 
 FIRST_DELAY, MOST_DELAY, LONG_LIFE = 0.2, 30.0, 2.0
 """Seconds until a child that died is started again: doubled while they die at once, up to a most."""
@@ -149,6 +149,9 @@ class Supervisor:
     def _turn(self, signals: set[int]) -> None:
         if signals & _STOP:
             self._stop("stopping")
+        if signal.SIGUSR2 in signals and self._kill_at is None:
+            self._code = 1
+            self._stop("stopping: a client has asked for it")
         if signal.SIGHUP in signals:
             self._reload()
         if signal.SIGUSR1 in signals:

@@ -106,6 +106,7 @@ class Here:
     """What the application of a dialect works with besides `services()`; its `jobs` are those of the dialect.
 
     Attributes:
+        stop: ends the service, with exit code 1; None: there is nobody to do that.
         began_at: when it was made, by the monotonic clock.
     """
 
@@ -113,6 +114,7 @@ class Here:
     settings: DialectSettings
     services: Services
     faces: FaceService
+    stop: Callable[[], None] | None = None
     began_at: float = field(default_factory=time.monotonic)
 
 

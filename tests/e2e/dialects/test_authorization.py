@@ -1,5 +1,6 @@
 """Who may do what in each dialect: every route, with every scope, and with jobs that are not one's own."""
 
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ from jobrunner.web.dialects.registry import DIALECTS
 from tests.factories import CALLER, argv
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
-    "rtot": {"secret": Secret("s")},
+    "rtot": {"secret": Secret("s"), "allow_shutdown": True},
 }
 """What each dialect needs besides being enabled."""
 
@@ -32,7 +33,7 @@ class Route:
     Attributes:
         path: with ``{id}`` for what the dialect calls a job.
         scopes: of which one is needed.
-        tells_none: what it answers about a job that is not there is not `Why.NO_JOB`.
+        tells_none: what it answers about a job that is not there is not a refusal.
     """
 
     method: str
@@ -45,6 +46,12 @@ class Route:
 ROUTES: Mapping[tuple[str, str], Route] = {
     # endpoint and method
     ("rtot.root", "GET"): Route("GET", "/", ANYONE),
+    ("rtot.create", "POST"): Route("POST", "/jobs", frozenset({"exec"}), "true"),
+    ("rtot.list_jobs", "GET"): Route("GET", "/jobs", frozenset({"read"})),
+    ("rtot.get", "GET"): Route("GET", "/jobs/{id}", frozenset({"read"}), tells_none=True),
+    ("rtot.delete", "DELETE"): Route("DELETE", "/jobs/{id}", frozenset({"cancel"})),
+    ("rtot.delete_all", "DELETE"): Route("DELETE", "/jobs", frozenset({"cancel"})),
+    ("rtot.die", "DELETE"): Route("DELETE", "/", frozenset({"cancel"})),
 }
 
 NEEDING_NOTHING = {("rtot.ping", "GET")}
@@ -57,7 +64,7 @@ IDS: Mapping[str, Callable[[Job], object]] = {
 def here_of(house: House, name: str, **settings: Any) -> Here:
     """Return what a dialect works with in this house, with these settings."""
     found = replace(house.config.dialects[name], **{"enabled": True, **SETTINGS[name], **settings})
-    return make_dialect(house, name, found)
+    return replace(make_dialect(house, name, found), stop=lambda: None)
 
 
 def saying_why(name: str) -> Dialect:
@@ -138,10 +145,13 @@ def test_a_job_of_another_is_like_none(house: House, endpoint: tuple[str, str]) 
     make_token(house, "ann", "read", "exec", "cancel")
     make_token(house, "everyone's", "admin")
     theirs = ended_job(house, name)
+    absent = replace(theirs, id=str(uuid.UUID(int=7)), number=99, face_number=99)
     elsewhere = house.jobs.submit(argv("true"), CALLER).job
     for run_as, job in (("ann", theirs), ("everyone's", replace(elsewhere, face_number=17))):
         response = ask(house, name, route, run_as, job)
-        if not route.tells_none:
+        if route.tells_none:
+            assert (response.text, response.status_code) == (ask(house, name, route, run_as, absent).text, 404)
+        else:
             assert response.text == Why.NO_JOB, response.text
         assert house.jobs.get(job.id, CALLER).state == job.state
 
