@@ -76,10 +76,7 @@ def count_of_face(connection: Connection, api: str, owner: str | None = None) ->
     )
     if owner is not None:
         counted = counted.where(JobRow.owner == owner)
-    return {
-        (JobState(state), Priority.from_rank(rank)): count
-        for state, rank, count in connection.execute(counted).tuples()
-    }
+    return {(JobState(state), Priority.from_rank(rank)): count for state, rank, count in connection.execute(counted)}
 
 
 def delete_ended_jobs(connection: Connection, numbers: Collection[int]) -> set[str]:

@@ -3,6 +3,7 @@
 import codecs
 import json
 import os
+import re
 from datetime import datetime
 from typing import Any
 
@@ -102,6 +103,22 @@ def parse_json(body: bytes) -> Any:
         value, _ = _DECODER.raw_decode(text)
     except RecursionError:
         raise ValueError("exceeded max depth") from None
+    return _to_unicode(value) if _HALF.search(text) else value
+
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""What may be half of a surrogate pair."""
+
+
+def _to_unicode(value: Any) -> Any:
+    """Replace what is half of a surrogate pair, and so no character, by U+FFFD."""
+    match value:
+        case str():
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        case list():
+            return [_to_unicode(part) for part in value]
+        case dict():
+            return Members({_to_unicode(key): _to_unicode(part) for key, part in value.items()})
     return value
 
 
