@@ -9,7 +9,7 @@ import os
 import secrets
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from jobrunner.ends import EndsFile
 from jobrunner.hints import Hints
 from jobrunner.log import set_up_logging
 from jobrunner.memory import settle
-from jobrunner.parent import READY, STANDBY, tell_parent
+from jobrunner.parent import PARENT, READY, STANDBY, ask_to_stop, tell_parent
 from jobrunner.spool import Spool
 from jobrunner.store.engine import Database
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from jobrunner.callbacks.delivery import Deliverer
+    from jobrunner.config_dialects import DialectSettings
     from jobrunner.domain.callback import Face, Message
     from jobrunner.domain.job import Job
     from jobrunner.executor.pool import Executor
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from jobrunner.service.output import OutputService
     from jobrunner.service.tokens import TokenService
     from jobrunner.service.waiting import Waiters
+    from jobrunner.web.dialects.dialect import Here
     from jobrunner.web.services import Services
     from jobrunner.work import Work
 
@@ -173,6 +175,10 @@ class House:
     @cached_property
     def jobs(self) -> "JobService":
         """The use cases of jobs."""
+        return self.make_jobs("v1")
+
+    def make_jobs(self, api: str, *, is_dialect: bool = False) -> "JobService":
+        """Make the use cases of jobs that come through this face of the service; a dialect sees no others."""
         from jobrunner.service.admission import Admission
         from jobrunner.service.jobs import JobService
         from jobrunner.service.submission import SpecMaker
@@ -192,7 +198,8 @@ class House:
             ),
             Admission(self.health.check_space, self.drain, max_queued=self.config.executor.max_queued),
             self.audit,
-            api="v1",
+            api=api,
+            is_dialect=is_dialect,
             now=utc_now,
         )
 
@@ -340,7 +347,8 @@ def create_standalone_app(config: Config | None = None) -> "Flask":
     # gunicorn starts it with our settings when a worker is up. A server
     # without them has to wait for the first request, the first sign of being
     # a worker and not the parent of one.
-    app.before_request(embedded.ensure_started)
+    for each in (app, *app.extensions["jobrunner.dialects"].values()):
+        each.before_request(embedded.ensure_started)
     return app
 
 
@@ -348,7 +356,8 @@ def _make_app(house: House) -> "Flask":
     from jobrunner.web.application import make_flask_app
 
     house.prepare()
-    return make_flask_app(make_services(house))
+    spoken = [make_dialect(house, name, settings) for name, settings in house.config.enabled_dialects.items()]
+    return make_flask_app(make_services(house), spoken)
 
 
 def make_services(house: House) -> "Services":
@@ -370,6 +379,17 @@ def make_services(house: House) -> "Services":
         followers=house.followers,
         settings=house.config.server,
     )
+
+
+def make_dialect(house: House, name: str, settings: "DialectSettings") -> "Here":
+    """Return what a dialect works with."""
+    from jobrunner.service.faces import FaceService
+    from jobrunner.web.dialects.dialect import Here
+
+    jobs = house.make_jobs(name, is_dialect=True)
+    faces = FaceService(name, jobs, house.database, house.spool, house.access)
+    stop = ask_to_stop if PARENT in os.environ else None
+    return Here(name, settings, replace(make_services(house), jobs=jobs), faces, stop)
 
 
 def run_executor(house: House) -> bool:

@@ -23,15 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from jobrunner import config_values as read
+from jobrunner.config_dialects import DIALECTS, SECTION_PREFIX, SHORT_NAMES, DialectSettings, contradictions
 from jobrunner.config_values import Secret
+from jobrunner.config_values import setting as _setting
 from jobrunner.domain.addresses import AddressPolicy, Rule
 from jobrunner.domain.errors import ConfigError
-
-
-def _setting(default: Any, parse: read.Parser, doc: str) -> Any:
-    """Describe one setting: its default, how its text is read, and what it means."""
-    return field(default=default, metadata={"parse": parse, "doc": doc}, repr=parse is not read.secrets)
-
 
 _DENY = (
     "169.254.0.0/16, fe80::/10, 0.0.0.0/8, ::, 224.0.0.0/4, ff00::/8,"
@@ -180,6 +176,7 @@ class Config:
 
     Attributes:
         environment: the ``[environment]`` section: added to every job's base environment.
+        dialects: the ``[dialect:NAME]`` sections by name, also of those that are not enabled.
         warnings: what is odd but harmless, for the log.
     """
 
@@ -194,6 +191,9 @@ class Config:
     callbacks: Callbacks = field(default_factory=Callbacks)
     gc: Gc = field(default_factory=Gc)
     logging: Logging = field(default_factory=Logging)
+    dialects: Mapping[str, DialectSettings] = field(
+        default_factory=lambda: {name: kind() for name, kind in DIALECTS.items()}
+    )
     warnings: tuple[str, ...] = ()
 
     @cached_property
@@ -211,20 +211,42 @@ class Config:
         """Where to listen, as gunicorn writes it."""
         if self.server.unix_socket:
             return f"unix:{self.server.unix_socket.absolute()}"
-        return f"{self._url_host}:{self.server.port}"
+        return f"{_url_host(self.server.host)}:{self.server.port}"
+
+    @property
+    def enabled_dialects(self) -> Mapping[str, DialectSettings]:
+        """The dialects that are spoken, by name."""
+        return {name: dialect for name, dialect in self.dialects.items() if dialect.enabled}
+
+    @property
+    def dialect_binds(self) -> Mapping[str, tuple[str, int]]:
+        """Where a dialect is at the root: address and port, by how gunicorn writes them."""
+        found = ((dialect.host or self.server.host, dialect.port) for dialect in self.enabled_dialects.values())
+        return {f"{_url_host(host)}:{port}": (host, port) for host, port in found if port is not None}
+
+    @property
+    def binds(self) -> list[str]:
+        """Where to listen at all."""
+        return [self.bind, *self.dialect_binds]
 
     @property
     def url(self) -> str:
         """Where a client on this machine reaches the service over TCP."""
         unspecified = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 compared, not bound
-        return f"http://{unspecified.get(self.server.host, self._url_host)}:{self.server.port}"
+        return f"http://{unspecified.get(self.server.host, _url_host(self.server.host))}:{self.server.port}"
 
-    @property
-    def _url_host(self) -> str:
-        try:
-            return f"[{ipaddress.IPv6Address(self.server.host)}]"
-        except ValueError:
-            return self.server.host
+    def section(self, name: str) -> Any:
+        """Return the values of a section of `SECTIONS`."""
+        if name.startswith(SECTION_PREFIX):
+            return self.dialects[name.removeprefix(SECTION_PREFIX)]
+        return getattr(self, name)
+
+
+def _url_host(host: str) -> str:
+    try:
+        return f"[{ipaddress.IPv6Address(host)}]"
+    except ValueError:
+        return host
 
 
 SECTIONS: dict[str, type[Any]] = {
@@ -238,9 +260,10 @@ SECTIONS: dict[str, type[Any]] = {
     "callbacks": Callbacks,
     "gc": Gc,
     "logging": Logging,
+    **{f"{SECTION_PREFIX}{name}": kind for name, kind in DIALECTS.items()},
 }
 
-_SHORT_NAMES = {"JOBRUNNER_PORT": ("server", "port"), "JOBRUNNER_HOSTNAME": ("server", "host")}
+_SHORT_NAMES = {"JOBRUNNER_PORT": ("server", "port"), "JOBRUNNER_HOSTNAME": ("server", "host"), **SHORT_NAMES}
 _RESERVED_NAMES = {"JOBRUNNER_CONFIG", "JOBRUNNER_URL", "JOBRUNNER_TOKEN"}
 
 _SERVICE_LINK = re.compile(
@@ -260,21 +283,6 @@ def settings() -> Iterator[tuple[str, Field[Any]]]:
     for section, kind in SECTIONS.items():
         for setting in fields(kind):
             yield section, setting
-
-
-def render_value(value: Any) -> str | None:
-    """Write a value as the INI file has it; None is one that is not set."""
-    match value:
-        case None | ():
-            return None
-        case bool():
-            return "yes" if value else "no"
-        case tuple():
-            return ", ".join(str(render_value(part)) for part in value)
-        case float():
-            return f"{value:.15g}"
-        case _:
-            return str(value)
 
 
 def load_config(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Config:
@@ -307,7 +315,8 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
             problems.append(f"{where}: {error}" if key == "secret" else f"{where} = {text}: {error}")
             invalid.add((section, key))
     sections = {section: kind(**parsed[section]) for section, kind in SECTIONS.items()}
-    config = Config(**sections, environment=jobs_environment, warnings=tuple(warnings))
+    dialects = {name: sections.pop(f"{SECTION_PREFIX}{name}") for name in DIALECTS}
+    config = Config(**sections, dialects=dialects, environment=jobs_environment, warnings=tuple(warnings))
     if is_read:  # else the file may have what makes it right
         problems.extend(_contradictions(config, path, invalid))
     if problems:
@@ -383,6 +392,10 @@ def _contradictions(config: Config, path: Path | None, invalid: set[tuple[str, s
     concerned = {("executor", "default_timeout"), ("executor", "max_timeout")}
     if executor.default_timeout > executor.max_timeout and not concerned & invalid:
         yield f"{path or 'environment'}: [executor] default_timeout is larger than max_timeout"
+    port = None if config.server.unix_socket else config.server.port
+    for section, key, problem in contradictions(config.enabled_dialects, port):
+        if (section, key) not in invalid:
+            yield f"{path or 'environment'}: [{section}] {key} {problem}"
 
 
 def _did_you_mean(word: str, known: list[str], *, prefix: str = "", cutoff: float = 0.6) -> str:

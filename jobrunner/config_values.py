@@ -1,4 +1,4 @@
-"""How the text of a setting becomes a value: each of these reads a text, or makes a function that does.
+"""How the text of a setting becomes a value, and back: each of these reads a text, or makes a function that does.
 
 What can't be read is a `ValueError` that says what was expected; where the
 text stands is the business of `jobrunner.config`.
@@ -6,16 +6,25 @@ text stands is the business of `jobrunner.config`.
 
 import base64
 import binascii
+import ipaddress
 import re
 from collections.abc import Callable
+from dataclasses import field
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
 from jobrunner.domain.addresses import Rule, parse_rule
 
 Parser = Callable[[str], Any]
+Network = IPv4Network | IPv6Network
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 of all secrets of this kind
+
+
+def setting(default: Any, parse: Parser, doc: str) -> Any:
+    """Describe one setting: its default, how its text is read, and what it means."""
+    return field(default=default, metadata={"parse": parse, "doc": doc}, repr=parse not in {secret, secrets})
 
 
 def parse_duration(text: str) -> float:
@@ -126,6 +135,21 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+def text(text: str) -> str:
+    """Read a text that says something."""
+    if not text:
+        raise ValueError("expected a text")
+    return text
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Read networks and addresses."""
+    try:
+        return tuple(map(ipaddress.ip_network, words(text)))
+    except ValueError as error:
+        raise ValueError(f"expected networks like 10.0.0.0/8: {error}") from None
+
+
 def host(text: str) -> str:
     """Read an address or a name to listen on."""
     if not text or re.search(r"[\s/]", text):
@@ -147,6 +171,13 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash(self.text)
+
+
+def secret(text: str) -> Secret:
+    """Read what two sides know: printable ASCII, as a header can have it."""
+    if not text or not text.isascii() or not text.isprintable():
+        raise ValueError("expected printable ASCII characters")
+    return Secret(text)
 
 
 def secrets(text: str) -> tuple[Secret, ...]:
@@ -173,3 +204,18 @@ def schedule(text: str) -> tuple[float, ...]:
 def rules(text: str) -> tuple[Rule, ...]:
     """Read hosts and networks."""
     return tuple(map(parse_rule, words(text)))
+
+
+def render_value(value: Any) -> str | None:
+    """Write a value as the INI file has it; None is one that is not set."""
+    match value:
+        case None | ():
+            return None
+        case bool():
+            return "yes" if value else "no"
+        case tuple():
+            return ", ".join(str(render_value(part)) for part in value)
+        case float():
+            return f"{value:.15g}"
+        case _:
+            return str(value)

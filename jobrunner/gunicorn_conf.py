@@ -18,7 +18,7 @@ from jobrunner.parent import READY, READY_FD, die_with_parent, tell_parent
 _config = load_config()
 _server = _config.server
 
-bind = _config.bind
+bind = _config.binds
 workers = _server.workers
 worker_class = "jobrunner.gunicorn_worker.PatientWorker"
 logger_class = "jobrunner.gunicorn_errors.QuietLogger"

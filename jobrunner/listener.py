@@ -1,14 +1,16 @@
-"""The socket that clients connect to: opened once by the supervisor, and kept over every restart behind it."""
+"""The sockets that clients connect to: opened once by the supervisor, and kept over every restart behind it."""
 
 import errno
 import os
 import socket
 import stat
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobrunner.config import Server
+from jobrunner.config import Config, Server
 
 BACKLOG = 2048
 """Connections that wait while nobody accepts; the kernel's net.core.somaxconn is the ceiling."""
@@ -22,6 +24,15 @@ def is_given() -> bool:
 def open_listener(server: Server, *, patience: float = 0.0) -> socket.socket:
     """Listen where the settings say, or take the socket that was given to us.
 
+    Raises:
+        OSError: as `open_address`.
+    """
+    return _take_given() if is_given() else open_address(server, patience=patience)
+
+
+def open_address(server: Server, *, patience: float = 0.0) -> socket.socket:
+    """Listen where the settings say.
+
     Args:
         server: the settings.
         patience: seconds to wait for somebody else to leave the address: the workers of a service that was killed are
@@ -30,8 +41,6 @@ def open_listener(server: Server, *, patience: float = 0.0) -> socket.socket:
     Raises:
         OSError: with where, as its filename.
     """
-    if is_given():
-        return _take_given()
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -52,6 +61,65 @@ def close_listener(listener: socket.socket) -> None:
         with suppress(OSError):
             Path(listener.getsockname()).unlink()
     listener.close()
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """All sockets that the service accepts connections from.
+
+    Attributes:
+        main: where ``/v1`` is.
+        others: where a dialect is at the root, by `Config.binds`.
+    """
+
+    main: socket.socket
+    others: Mapping[str, socket.socket] = field(default_factory=dict)
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """All of them, the main one first."""
+        return [self.main, *self.others.values()]
+
+    def close(self, *, but: "Listeners | None" = None) -> None:
+        """Stop listening, but at the sockets that are among the others' too."""
+        kept = but.sockets if but is not None else []
+        for listener in self.sockets:
+            if listener not in kept:
+                close_listener(listener)
+
+
+def open_listeners(
+    config: Config, *, patience: float = 0.0, before: tuple[Config, Listeners] | None = None
+) -> Listeners:
+    """Listen everywhere where the settings say.
+
+    Args:
+        config: the settings.
+        patience: as `open_listener`.
+        before: settings and sockets that there are already: those that stay where they are are kept.
+
+    Raises:
+        OSError: with where, as its filename. What was open before still is.
+    """
+    kept: dict[str, socket.socket] = {}
+    if before is not None:
+        kept = {before[0].bind: before[1].main, **before[1].others}
+        if is_given():
+            kept = {**before[1].others, config.bind: before[1].main}
+    opened: list[socket.socket] = []
+    others: dict[str, socket.socket] = {}
+    try:
+        main = kept.get(config.bind) or open_listener(config.server, patience=patience)
+        opened.append(main)
+        for bind, (host, port) in config.dialect_binds.items():
+            others[bind] = kept.get(bind) or open_address(Server(host=host, port=port), patience=patience)
+            opened.append(others[bind])
+    except OSError:
+        for listener in opened:
+            if listener not in kept.values():
+                close_listener(listener)
+        raise
+    return Listeners(main, others)
 
 
 def _take_given() -> socket.socket:

@@ -136,7 +136,7 @@ class Spool:
             if given.kind is InputKind.FILE:
                 _write_new(f"{path}/scratch/{given.name}", given.content, 0o644)
             elif given.kind is InputKind.SOURCE:
-                _write_new(_source_path(path, given.name), given.content, 0o700)
+                _write_new(_source_path(path, given.name), given.content, 0o755)
             else:
                 _write_new(f"{path}/stdin", given.content, 0o600)
 

@@ -15,12 +15,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from jobrunner.config import Config
 from jobrunner.domain.errors import ConfigError
 from jobrunner.drain import Drain
 from jobrunner.ends import EndsFile, Registrar
-from jobrunner.listener import close_listener, is_given, open_listener
+from jobrunner.listener import Listeners, open_listeners
 from jobrunner.notify import Notifier
 from jobrunner.parent import PARENT, READY, READY_FD, become_subreaper
 
@@ -29,8 +30,8 @@ logger = logging.getLogger("jobrunner.supervisor")
 EXECUTOR, WEB = "executor", "web"
 """Names in the log, and (hidden) commands of ``jobrunner``."""
 
-LISTEN_FD = "_JOBRUNNER_LISTEN_FD"
-"""Tells ``jobrunner web`` which descriptor to accept connections from."""
+LISTEN_FDS = "_JOBRUNNER_LISTEN_FD"
+"""Tells ``jobrunner web`` which descriptors to accept connections from."""
 
 DRAINED = 75
 """Exit code of an executor that was drained: nothing is left to do."""
@@ -39,7 +40,7 @@ HANDED_OVER = "_JOBRUNNER_HANDED_OVER"
 """Tells a supervisor that has executed itself anew what it had."""
 
 _STOP = {signal.SIGTERM, signal.SIGINT}
-_LISTENED_TO = (*_STOP, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
+_LISTENED_TO = (*_STOP, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 
 FIRST_DELAY, MOST_DELAY, LONG_LIFE = 0.2, 30.0, 2.0
 """Seconds until a child that died is started again: doubled while they die at once, up to a most."""
@@ -100,12 +101,13 @@ class Supervisor:
         self._registrar = Registrar(EndsFile(run / "ends"))
         self._drain = Drain(run / "draining")
         handed_over = os.environ.pop(HANDED_OVER, None)
-        self._listener = self._take_over(json.loads(handed_over)) if handed_over else self._open_listener()
-        self._before = (self._config, self._listener)
+        self._listeners = (
+            self._take_over(json.loads(handed_over))
+            if handed_over
+            else open_listeners(self._config, patience=LISTEN_PATIENCE)
+        )
+        self._before = (self._config, self._listeners)
         """What counted before a reload, and does again if it fails."""
-
-    def _open_listener(self) -> socket.socket:
-        return open_listener(self._config.server, patience=LISTEN_PATIENCE)
 
     # ── the loop ──
 
@@ -141,12 +143,15 @@ class Supervisor:
         # more SIGTERM must not change the exit code then.
         for number in _LISTENED_TO:
             signal.signal(number, signal.SIG_IGN)
-        close_listener(self._listener)
+        self._listeners.close()
         return self._code
 
     def _turn(self, signals: set[int]) -> None:
         if signals & _STOP:
             self._stop("stopping")
+        if signal.SIGUSR2 in signals and self._kill_at is None:
+            self._code = 1
+            self._stop("stopping: a client has asked for it")
         if signal.SIGHUP in signals:
             self._reload()
         if signal.SIGUSR1 in signals:
@@ -196,8 +201,9 @@ class Supervisor:
         environ = {**self._environ, READY_FD: str(write), PARENT: str(os.getpid())}
         inherited = [write]
         if name == WEB:
-            environ[LISTEN_FD] = str(self._listener.fileno())
-            inherited.append(self._listener.fileno())
+            listeners = [listener.fileno() for listener in self._listeners.sockets]
+            environ[LISTEN_FDS] = ",".join(map(str, listeners))
+            inherited.extend(listeners)
         for fd in inherited:
             os.set_inheritable(fd, True)
         try:
@@ -301,14 +307,12 @@ class Supervisor:
             config = self._load()
             if config.data_dir != self._config.data_dir:
                 raise ConfigError(["[storage] data_dir can't be changed by a reload; stop the service"])
-            listener = self._listener
-            if config.bind != self._config.bind and not is_given():
-                listener = open_listener(config.server)
+            listeners = open_listeners(config, before=(self._config, self._listeners))
         except (ConfigError, OSError) as error:
             self._not_reloaded(str(error))
             return
-        self._before = (self._config, self._listener)
-        self._config, self._listener = config, listener
+        self._before = (self._config, self._listeners)
+        self._config, self._listeners = config, listeners
         self._restart_at.clear()
         self._reload_until = time.monotonic() + BOOT_SECONDS
         for name in (EXECUTOR, WEB):
@@ -345,35 +349,35 @@ class Supervisor:
         staying = [child for child in self._children.values() if not child.is_leaving]
         oldest = {child.name: child for child in reversed(staying)}
         self._send(signal.SIGTERM, [child for child in staying if child is not oldest[child.name]])
-        failed = self._listener
-        self._config, self._listener = self._before
-        if failed is not self._listener:
-            close_listener(failed)
+        failed = self._listeners
+        self._config, self._listeners = self._before
+        failed.close(but=self._listeners)
 
     def _execute_anew(self) -> None:
         """Go on as the program that is on the disk now, with the same pid and the same children: execve(2)."""
-        if self._before[1] is not self._listener:
-            close_listener(self._before[1])
+        self._before[1].close(but=self._listeners)
         state = {
-            "listener": self._listener.fileno(),
+            "listener": self._listeners.main.fileno(),
+            "others": {bind: listener.fileno() for bind, listener in self._listeners.others.items()},
             "children": {child.name: child.pid for child in self._children.values()},
             "reload_again": self._reload_again,
         }
         # Until there are handlers again a signal would end us, as is its default.
         signal.pthread_sigmask(signal.SIG_BLOCK, _LISTENED_TO)
-        os.set_inheritable(self._listener.fileno(), True)
+        for listener in self._listeners.sockets:
+            listener.set_inheritable(True)
         environ = {**os.environ, HANDED_OVER: json.dumps(state)}
         os.execve(sys.executable, [sys.executable, "-m", "jobrunner", *sys.argv[1:]], environ)  # noqa: S606
 
-    def _take_over(self, state: dict[str, object]) -> socket.socket:
-        children = state["children"]
-        assert isinstance(children, dict)
-        for name, pid in children.items():
+    def _take_over(self, state: dict[str, Any]) -> Listeners:
+        for name, pid in state["children"].items():
             self._children[pid] = Child(name, pid, time.monotonic(), is_up=True)
         self._reload_again = bool(state["reload_again"])
-        listener = socket.socket(fileno=int(str(state["listener"])))
-        listener.set_inheritable(False)
-        return listener
+        others = {bind: socket.socket(fileno=fd) for bind, fd in state.get("others", {}).items()}
+        listeners = Listeners(socket.socket(fileno=state["listener"]), others)
+        for listener in listeners.sockets:
+            listener.set_inheritable(False)
+        return listeners
 
 
 def _peek() -> os.waitid_result | None:

@@ -5,7 +5,8 @@ import dataclasses
 import click
 
 from jobrunner.cli.common import json_option, print_json, read_config
-from jobrunner.config import SECTIONS, render_value
+from jobrunner.config import SECTIONS
+from jobrunner.config_values import render_value
 
 
 @click.group()
@@ -29,8 +30,7 @@ def show(ctx: click.Context, *, as_json: bool) -> None:
     loaded = read_config(ctx)
     shown = {
         section: {
-            field.name: render_value(getattr(getattr(loaded, section), field.name))
-            for field in dataclasses.fields(kind)
+            field.name: render_value(getattr(loaded.section(section), field.name)) for field in dataclasses.fields(kind)
         }
         for section, kind in SECTIONS.items()
     }

@@ -1,5 +1,6 @@
 """``jobrunner serve``, and the two commands that it starts."""
 
+import fcntl
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from jobrunner.config import Config
 from jobrunner.domain.errors import ConfigError
 from jobrunner.log import set_up_logging
 from jobrunner.parent import PARENT, READY_FD, die_with_parent
-from jobrunner.supervisor import DRAINED, HANDED_OVER, LISTEN_FD, Supervisor
+from jobrunner.supervisor import DRAINED, HANDED_OVER, LISTEN_FDS, Supervisor
 
 
 @click.command()
@@ -67,22 +68,30 @@ def web() -> None:
     die_with_parent(int(os.environ.get(PARENT, os.getppid())))
     from gunicorn.app.wsgiapp import run
 
-    _pass_listener()
+    _pass_listeners()
     # Loaded once, before the fork: workers share the memory of the code.
     sys.argv = ["gunicorn", "--config", "python:jobrunner.gunicorn_conf", "--preload", "jobrunner.app:create_app()"]
     run()
 
 
-def _pass_listener() -> None:
-    """Give gunicorn the supervisor's socket as systemd would: as descriptor 3 (sd_listen_fds(3))."""
-    listener = int(os.environ.pop(LISTEN_FD))
-    ready = int(os.environ[READY_FD])
-    if ready == 3:
-        os.environ[READY_FD] = str(os.dup(ready))
-    if listener != 3:
-        os.dup2(listener, 3)
+def _pass_listeners() -> None:
+    """Give gunicorn the supervisor's sockets as systemd would: as descriptors from 3 on (sd_listen_fds(3))."""
+    listeners = [int(fd) for fd in os.environ.pop(LISTEN_FDS).split(",")]
+    beyond = _FIRST_FD + len(listeners)
+
+    def move(fd: int) -> int:
+        moved = fcntl.fcntl(fd, fcntl.F_DUPFD, beyond)
+        os.close(fd)
+        return moved
+
+    os.environ[READY_FD] = str(move(int(os.environ[READY_FD])))
+    for place, listener in enumerate([move(fd) for fd in listeners], _FIRST_FD):
+        os.dup2(listener, place)
         os.close(listener)
-    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(listeners)))
+
+
+_FIRST_FD = 3
 
 
 COMMANDS = {"serve": serve, "executor": executor, "web": web}

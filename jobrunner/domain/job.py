@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from jobrunner.domain.errors import InvalidRequest
 from jobrunner.domain.exitstatus import ExitStatus
@@ -84,6 +84,13 @@ class SentSignal:
         return cls(signal=data[0], at=datetime.fromisoformat(data[1]))
 
 
+class FaceNumber(NamedTuple):
+    """What a dialect calls one of its jobs."""
+
+    api: str
+    number: int
+
+
 @dataclass(frozen=True, slots=True)
 class StepSpan:
     """When a step has run; ``finished_at`` is None for the one that is on."""
@@ -110,13 +117,18 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """What is stored of a submission at first."""
+    """What is stored of a submission at first.
+
+    Attributes:
+        is_numbered: the face that it came through counts its jobs.
+    """
 
     id: str
     owner: str
     api: str
     created_at: datetime
     spec: JobSpec
+    is_numbered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +165,7 @@ class Job:
         spans: of the steps that have ended well, and of the one after them; empty while that is the first.
         stdout_bytes, stderr_bytes: length of the streams at the end; 0 while active (ask the spool).
         holes: what is no longer kept of the streams; it grows while the job writes on.
+        face_number: counts the jobs of a dialect, from 0; None: it came through none.
     """
 
     number: int
@@ -174,6 +187,7 @@ class Job:
     holes: Mapping[Stream, Hole] = field(default_factory=dict)
     ending: JobState | None = None
     spans: tuple[StepSpan, ...] = ()
+    face_number: int | None = None
 
     @property
     def deadline_at(self) -> datetime | None:

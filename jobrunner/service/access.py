@@ -12,15 +12,16 @@ from pathlib import Path
 from itsdangerous import BadData, URLSafeSerializer
 
 from jobrunner.clock import Now
-from jobrunner.domain.access import Caller, Scope
+from jobrunner.domain.access import Caller, Grant, Scope
 from jobrunner.domain.errors import Forbidden, JobNotFound, StorageError, Unauthenticated
 from jobrunner.domain.ids import parse_job_reference
-from jobrunner.domain.job import Job
+from jobrunner.domain.job import FaceNumber, Job
 from jobrunner.secretfile import load_secret
 from jobrunner.service.tokens import hash_secret
 from jobrunner.store import jobs as job_store
 from jobrunner.store import tokens as store
 from jobrunner.store.engine import Connection, Database
+from jobrunner.store.faces import find_numbered
 from jobrunner.store.tokens import Token
 
 __all__ = ["Access", "Caller", "Scope"]
@@ -79,6 +80,31 @@ class Access:
             return found
 
         return self._caller(self._find(match, sparingly=sparingly), "this token is not known")
+
+    def authenticate_shared(self, given: str, secret: str, name: str) -> Caller:
+        """Find out whether somebody knows the one secret that all clients of a dialect share.
+
+        Args:
+            given: what they say.
+            secret: what they should.
+            name: the owner of what they submit; a token of this name sees it too, but says nothing about them.
+
+        Raises:
+            Unauthenticated: they do not.
+        """
+        # Hashed first: to compare takes as long, however long the secret is.
+        if not hmac.compare_digest(hash_secret(given), hash_secret(secret)):
+            raise Unauthenticated("this is not the secret")
+        return Caller(name, Grant(frozenset({Scope.READ, Scope.EXEC, Scope.CANCEL})))
+
+    def stand_in(self, name: str) -> Caller:
+        """Return who somebody is that needs no token: the bearer of the token of this name.
+
+        Raises:
+            Unauthenticated: there is no such token, or it has expired.
+        """
+        token = self._find(lambda: next((token for token in self._known if token.name == name), None))
+        return self._caller(token, f"there is no token {name!r} (run_as); make it: jobrunner token create")
 
     def sign_stream(self, job_id: str, caller: Caller) -> tuple[str, datetime]:
         """Make a signature that stands for the caller's token, for the events of one job, and until this time."""
@@ -168,23 +194,31 @@ class Access:
         if not caller.grant.allows(scope):
             raise Forbidden(f"the token {caller.name!r} has not the scope {scope.value}")
 
-    def job_for(self, connection: Connection, reference: str, caller: Caller, scope: Scope) -> Job:
+    def job_for(
+        self,
+        connection: Connection,
+        reference: str | FaceNumber,
+        caller: Caller,
+        scope: Scope,
+        *,
+        api: str | None = None,
+    ) -> Job:
         """Return a job that the caller may do this with. Every path to a job goes through here.
 
         Args:
             connection: where to look.
-            reference: the job's uuid or number, as the client wrote it.
+            reference: the job's uuid or number, as the client wrote it; or what its dialect calls it.
             caller: who is asking.
             scope: what is to be done with it.
+            api: only jobs that came through this face of the service; None: all.
 
         Raises:
             Forbidden: the token has not this scope, whatever the job.
             JobNotFound: no job has this id, or it is not the caller's: the same for both.
         """
         self.require(caller, scope)
-        key = parse_job_reference(reference)
-        job = job_store.find_job(connection, key) if key is not None else None
-        if job is None or not caller.sees(job.owner):
+        job = _find_job(connection, reference)
+        if job is None or not caller.sees(job.owner) or api not in {None, job.api}:
             raise JobNotFound
         return job
 
@@ -225,6 +259,13 @@ class Access:
         if owner is not None and not caller.sees(owner):
             raise Forbidden(f"the token {caller.name!r} sees its own jobs only")
         return owner if owner is not None or caller.grant.sees_all else caller.name
+
+
+def _find_job(connection: Connection, reference: str | FaceNumber) -> Job | None:
+    if isinstance(reference, FaceNumber):
+        return find_numbered(connection, reference)
+    key = parse_job_reference(reference)
+    return job_store.find_job(connection, key) if key is not None else None
 
 
 def _fingerprint(credential: str | None) -> str | None:

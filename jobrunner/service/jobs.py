@@ -11,7 +11,7 @@ from jobrunner.domain.access import Caller, Scope
 from jobrunner.domain.errors import InvalidRequest, JobNotEnded, JobNotFound, JobNotRunning
 from jobrunner.domain.exitstatus import parse_signal, signal_name
 from jobrunner.domain.ids import make_job_id
-from jobrunner.domain.job import CancelRequest, IdempotencyKey, Job, JobFilter, JobPage, NewJob
+from jobrunner.domain.job import CancelRequest, FaceNumber, IdempotencyKey, Job, JobFilter, JobPage, NewJob
 from jobrunner.domain.spec import Input, JobSpec, Step
 from jobrunner.domain.states import JobState
 from jobrunner.hints import Hint, Hints
@@ -67,7 +67,8 @@ class SignedStream:
 class JobService:
     """What can be done with jobs. One object serves all threads of a process.
 
-    ``api`` names the face that these jobs come through.
+    ``api`` names the face that these jobs come through. One that is a dialect
+    (``is_dialect``) counts its jobs, and sees no others.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class JobService:
         audit: Audit,
         *,
         api: str,
+        is_dialect: bool = False,
         now: Now,
     ) -> None:
         self._database = database
@@ -91,6 +93,7 @@ class JobService:
         self._waiters = waiters
         self._specs = specs
         self._api = api
+        self._is_dialect = is_dialect
         self._admission = admission
         self._audit = audit
         self._now = now
@@ -117,7 +120,9 @@ class JobService:
         spec, inputs = self._specs.make(asked)
         return self._add("submit", spec, inputs, caller, wait, key)
 
-    def rerun(self, reference: str, caller: Caller, *, wait: float = 0, key: IdempotencyKey | None = None) -> Accepted:
+    def rerun(
+        self, reference: str | FaceNumber, caller: Caller, *, wait: float = 0, key: IdempotencyKey | None = None
+    ) -> Accepted:
         """Queue a new job with the specification and inputs of another; as `submit`.
 
         Raises:
@@ -127,7 +132,7 @@ class JobService:
         """
         with self._database.read() as connection, one_moment(connection):
             # Who may run something has to see it, to know what it is.
-            job = self._access.job_for(connection, reference, caller, Scope.READ)
+            job = self._job_for(connection, reference, caller, Scope.READ)
             inputs = store.load_inputs(connection, job.number)
         self.require_again(job.spec, caller)
         return self._add("rerun", job.spec, inputs, caller, wait, key)
@@ -169,7 +174,12 @@ class JobService:
     ) -> Accepted:
         now = self._now()
         new = NewJob(
-            id=make_job_id(int(now.timestamp() * 1000)), owner=caller.name, api=self._api, created_at=now, spec=spec
+            id=make_job_id(int(now.timestamp() * 1000)),
+            owner=caller.name,
+            api=self._api,
+            created_at=now,
+            spec=spec,
+            is_numbered=self._is_dialect,
         )
         if wait <= 0:
             return self._store(action, new, inputs, caller, key)
@@ -189,7 +199,7 @@ class JobService:
             if key is not None:
                 number = self._admission.find_repeated(connection, caller.name, key)
                 if number is not None:
-                    return Accepted(self._access.job_for(connection, str(number), caller, Scope.RUN), is_repeat=True)
+                    return Accepted(self._job_for(connection, str(number), caller, Scope.RUN), is_repeat=True)
             self._admission.check(connection, new.spec, caller)
             job = store.add_job(connection, new, inputs)
             if key is not None:
@@ -203,7 +213,10 @@ class JobService:
         self._audit.submission(action, caller, accepted.job, rule=", ".join(rules), is_repeat=accepted.is_repeat)
         return accepted
 
-    def get(self, reference: str, caller: Caller, scope: Scope = Scope.READ) -> Job:
+    def _job_for(self, connection: Connection, reference: str | FaceNumber, caller: Caller, scope: Scope) -> Job:
+        return self._access.job_for(connection, reference, caller, scope, api=self._api if self._is_dialect else None)
+
+    def get(self, reference: str | FaceNumber, caller: Caller, scope: Scope = Scope.READ) -> Job:
         """Look a job up, to do something with it that needs this scope.
 
         Raises:
@@ -211,7 +224,7 @@ class JobService:
             JobNotFound: there is none to see.
         """
         with self._database.read() as connection:
-            return self._access.job_for(connection, reference, caller, scope)
+            return self._job_for(connection, reference, caller, scope)
 
     def list(self, wanted: JobFilter, caller: Caller, *, limit: int, before: int | None = None) -> JobPage:
         """Return a page of the jobs that the caller may see, newest first.
@@ -245,7 +258,7 @@ class JobService:
             job = self.get(job.id, caller, scope)
         return job
 
-    def cancel(self, reference: str, caller: Caller, asked: CancelAsked) -> Job:
+    def cancel(self, reference: str | FaceNumber, caller: Caller, asked: CancelAsked) -> Job:
         """Ask a job to end. Harmless to repeat; a running job may outlive the call by its grace period.
 
         Raises:
@@ -261,10 +274,10 @@ class JobService:
         )
 
         def write(connection: Connection) -> Job:
-            job = self._access.job_for(connection, reference, caller, Scope.CANCEL)
+            job = self._job_for(connection, reference, caller, Scope.CANCEL)
             if not store.cancel_queued(connection, job.number, request):
                 store.cancel_running(connection, job.number, request)
-            return self._access.job_for(connection, job.id, caller, Scope.CANCEL)
+            return self._job_for(connection, job.id, caller, Scope.CANCEL)
 
         job = self._database.insist(write, durable=True)
         # Only once the request is committed: the process may die at once, and
@@ -276,7 +289,7 @@ class JobService:
         self._audit.job("cancel", caller, job, signal=signal_name(request.signal), grace=request.grace)
         return job
 
-    def signal(self, reference: str, caller: Caller, name: str) -> Job:
+    def signal(self, reference: str | FaceNumber, caller: Caller, name: str) -> Job:
         """Send a signal to a running job's process group; it goes out soon after.
 
         Raises:
@@ -288,7 +301,7 @@ class JobService:
         number = _signal_number(name)
 
         def write(connection: Connection) -> Job:
-            job = self._access.job_for(connection, reference, caller, Scope.CANCEL)
+            job = self._job_for(connection, reference, caller, Scope.CANCEL)
             if job.state is not JobState.RUNNING:
                 raise JobNotRunning(job.state.value)
             store.add_signal(connection, job.number, number)
@@ -299,7 +312,7 @@ class JobService:
         self._audit.job("signal", caller, job, signal=signal_name(number))
         return job
 
-    def delete(self, reference: str, caller: Caller, *, force: bool, patience: float) -> None:
+    def delete(self, reference: str | FaceNumber, caller: Caller, *, force: bool, patience: float) -> None:
         """Forget a job and remove its files. Nobody is told of it any more, though a callback be owed.
 
         Args:

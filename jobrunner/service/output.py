@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -108,6 +108,17 @@ class OutputService:
                     at = _end_of(found)
                 if not data:
                     raise Interrupted("the output has become shorter than it was")
+
+    def whole(self, job: Job, stream: Stream) -> bytes:
+        """Return all that is kept of a stream by now, with a notice in the place of what was dropped.
+
+        What a job that was deleted meanwhile, or has shortened its own file, leaves to be read.
+        """
+        found = bytearray()
+        with suppress(Interrupted):
+            for happening in self.read(job, stream, 0, self.size(job, stream)):
+                found += happening.data if isinstance(happening, Written) else notice(happening.hole)
+        return bytes(found)
 
     def following(self, job: Job, caller: Caller) -> AbstractContextManager[Listener]:
         """Take a seat among the followers, for `follow`.

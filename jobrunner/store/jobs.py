@@ -17,6 +17,7 @@ from jobrunner.domain.spec import Input, InputKind
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Hole, Stream
 from jobrunner.store.callbacks import ENDED, end_job
+from jobrunner.store.faces import take_number
 from jobrunner.store.models import QUEUED, RUNNING, InputRow, JobRow, LabelRow, SignalRow
 from jobrunner.store.rows import COLUMNS, spans_text, to_holes, to_job, to_text
 
@@ -36,6 +37,7 @@ _STATE = select(JobRow.state).where(JobRow.number == bindparam("number"))
 def add_job(connection: Connection, new: NewJob, inputs: Sequence[Input]) -> Job:
     """Store a submission; it is queued from the commit on."""
     spec = new.spec
+    face_number = take_number(connection, new.api) if new.is_numbered else None
     number = connection.execute(
         _INSERT,
         {
@@ -49,6 +51,7 @@ def add_job(connection: Connection, new: NewJob, inputs: Sequence[Input]) -> Job
             "state": JobState.QUEUED.value,
             "created_at": to_text(new.created_at),
             "callback_url": spec.callback_url,
+            "face_number": face_number,
         },
     ).scalar_one()
     if spec.labels:
@@ -68,6 +71,7 @@ def add_job(connection: Connection, new: NewJob, inputs: Sequence[Input]) -> Job
         spec=spec,
         state=JobState.QUEUED,
         created_at=new.created_at,
+        face_number=face_number,
     )
 
 

@@ -1,5 +1,7 @@
 """The Flask application."""
 
+from collections.abc import Sequence
+
 from flask import Flask
 from flask_openapi3 import Info, OpenAPI
 from werkzeug.routing import PathConverter
@@ -7,6 +9,9 @@ from werkzeug.routing import PathConverter
 import jobrunner
 from jobrunner.web.api import callbacks, catalogue, control, events, files, jobs, output, service
 from jobrunner.web.api.documents import ProblemDocument
+from jobrunner.web.dialects.dialect import Here, make_dialect_app
+from jobrunner.web.dialects.registry import DIALECTS
+from jobrunner.web.doors import Doors
 from jobrunner.web.errors import register_error_handlers
 from jobrunner.web.guard import register_guard
 from jobrunner.web.peer import trust_proxies
@@ -21,8 +26,8 @@ class _Anything(PathConverter):
     part_isolating = False  # it has slashes
 
 
-def make_flask_app(parts: Services) -> Flask:
-    """Put the web layer together over these services."""
+def make_flask_app(parts: Services, dialects: Sequence[Here] = ()) -> Flask:
+    """Put the web layer together over these services, with these dialects."""
     app = OpenAPI(
         "jobrunner",
         info=Info(
@@ -50,4 +55,10 @@ def make_flask_app(parts: Services) -> Flask:
         register_guard(app)
     for module in (jobs, control, output, events, files, callbacks, catalogue, service):
         app.register_api(module.bp)
+    apps = {found.name: make_dialect_app(DIALECTS[found.name], found) for found in dialects}
+    if apps:
+        ports = {found.settings.port: found.name for found in dialects if found.settings.port is not None}
+        # Around all else: a proxy that is believed may name another port than that of the socket.
+        app.wsgi_app = Doors(app.wsgi_app, apps, ports)  # type: ignore[method-assign]
+    app.extensions["jobrunner.dialects"] = apps
     return app

@@ -26,15 +26,25 @@ def register_auditing(app: Flask, probes: frozenset[str]) -> None:
 
     @app.after_request
     def note(response: Response) -> Response:
-        status = response.status_code
-        is_refusal = status in REFUSALS or (status in _REFUSALS_OF_CHANGES and request.method not in _READING)
-        if is_refusal and request.endpoint not in probes:
-            told = response if isinstance(response, ProblemResponse) else None
-            services().audit.refusal(
-                g.get("caller") or Caller("", address=client_address(request), route=route(request)),
-                status=status,
-                rule=told.name if told is not None else None,
-                detail=told.detail if told is not None else "",
-                job=(request.view_args or {}).get("job_id"),
-            )
+        if request.endpoint not in probes:
+            told = (response.name, response.detail) if isinstance(response, ProblemResponse) else (None, "")
+            note_refusal(response.status_code, *told)
         return response
+
+
+def note_refusal(status: int, rule: str | None, detail: str) -> None:
+    """Have the answer to the current request noted, if it is a refusal.
+
+    Args:
+        status: of the answer, or what it would be in ``/v1``.
+        rule: the name of the problem's type; None: it was told in another form.
+        detail: the problem's own words.
+    """
+    if status in REFUSALS or (status in _REFUSALS_OF_CHANGES and request.method not in _READING):
+        services().audit.refusal(
+            g.get("caller") or Caller("", address=client_address(request), route=route(request)),
+            status=status,
+            rule=rule,
+            detail=detail,
+            job=(request.view_args or {}).get("job_id"),
+        )

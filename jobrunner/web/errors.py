@@ -93,6 +93,11 @@ def make_document(status: int, name: str, title: str, detail: str, **members: An
     return json.dumps(document) + "\n"
 
 
+def status_of(error: errors.JobrunnerError) -> int:
+    """Return the status that an error of the domain has."""
+    return next((STATUSES[kind][0] for kind in type(error).__mro__ if kind in STATUSES), 500)
+
+
 def render_error(error: errors.JobrunnerError) -> Response:
     """Turn an error of the domain into a response."""
     status, name, title = next(
@@ -121,16 +126,21 @@ def render_http_error(error: HTTPException) -> Response:
     return response
 
 
-def render_os_error(error: OSError) -> Response:
-    """Turn what the system says about a file of ours into a response."""
+def understand_os_error(error: OSError) -> errors.JobrunnerError:
+    """Put what the system says about a file of ours into the words of the domain."""
     words = error.strerror or str(error)
     if error.errno in {errno.EMFILE, errno.ENFILE}:
         # Nothing is wrong with the storage: the limit of descriptors (RLIMIT_NOFILE) is reached.
         logger.warning("refused: %s", error)
-        return render_error(errors.TooBusy(f"too many open files: {words}"))
+        return errors.TooBusy(f"too many open files: {words}")
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return render_error(errors.StorageFull(words))
-    return render_error(errors.StorageError(words))
+        return errors.StorageFull(words)
+    return errors.StorageError(words)
+
+
+def render_os_error(error: OSError) -> Response:
+    """Turn what the system says about a file of ours into a response."""
+    return render_error(understand_os_error(error))
 
 
 def render_unexpected(error: Exception) -> Response:

@@ -8,11 +8,13 @@ from using the service with the user's own browser (CSRF).
 import math
 import re
 import time
+from collections.abc import Callable, Set
 from dataclasses import replace
 from urllib.parse import urlsplit
 
 from flask import Flask, Request, Response, g, request
 
+from jobrunner.config import Server
 from jobrunner.domain.access import Caller
 from jobrunner.domain.errors import TooManyFailures, Unauthenticated
 from jobrunner.web.auditing import register_auditing, route
@@ -36,61 +38,85 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 def register_guard(app: Flask) -> None:
     """Have every request of the application checked, those to unknown paths too."""
-    settings = services().settings
-    bind = {settings.host.lower()} if not settings.unix_socket else set()
-    allowed = LOOPBACK | bind | set(settings.allowed_hosts)
+    allowed = names_of(services().settings)
     register_auditing(app, PROBES)
 
     @app.before_request
     def check() -> Response | None:
         endpoint = request.endpoint
-        if endpoint not in PROBES and not {_host_name(host) for host in asked_hosts(request)} <= allowed:
+        if endpoint not in PROBES and not is_known_host(request, allowed):
             return problem(
                 421,
                 "misdirected-request",
                 "Not the name of this service",
                 "the request's Host is not a name of this service; [server] allowed_hosts lists more names",
             )
-        if request.method not in _SAFE_METHODS and not _is_same_origin(request):
+        if is_foreign_change(request):
             return problem(
                 403, "foreign-origin", "Foreign origin", "a page of another origin must not change anything here"
             )
         if endpoint not in PUBLIC:
-            who = _authenticate(request)
-            g.caller = replace(
-                who, connection=_connection(request), address=client_address(request), route=route(request)
-            )
+            g.caller = identify(request, _authentication(request))
         return None
 
 
-def _authenticate(asked: Request) -> Caller:
-    """Find out who is asking. A browser's ``EventSource`` sends no header: it may have a signed URL.
+def _authentication(asked: Request) -> Callable[[bool], Caller]:
+    """Return what finds out who is asking. A browser's ``EventSource`` sends no header: it may have a signed URL.
+
+    Raises:
+        Unauthenticated: the request does not say.
+    """
+    access, signature = services().access, asked.args.get("signature")
+    if asked.endpoint == SIGNED and signature is not None and asked.authorization is None:
+        return lambda _: access.authenticate_stream(signature, (asked.view_args or {})["job_id"])
+    secret = secret_of(asked)
+    return lambda sparingly: access.authenticate(secret, sparingly=sparingly)
+
+
+def identify(asked: Request, authenticate: Callable[[bool], Caller]) -> Caller:
+    """Find out who is asking, from where, and for what.
+
+    Args:
+        asked: the request.
+        authenticate: finds out who, with as little work as possible if it is given true.
 
     Raises:
         Unauthenticated: nobody that we know.
         TooManyFailures: likewise, and many have been wrong before from there.
     """
-    access, failures = services().access, services().failures
-    signature = asked.args.get("signature")
-    is_signed = asked.endpoint == SIGNED and signature is not None and asked.authorization is None
-    secret = "" if is_signed else _secret(asked)
+    failures = services().failures
     seconds = failures.waiting_time(client_network(asked), time.monotonic()) if failures else None
     try:
-        if signature is not None and is_signed:
-            return access.authenticate_stream(signature, (asked.view_args or {})["job_id"])
-        return access.authenticate(secret, sparingly=seconds is not None)
+        who = authenticate(seconds is not None)
     except Unauthenticated as error:
         failures.add(client_network(asked), time.monotonic())
         if seconds is None:
             raise
         words = f"{error}; too many have been wrong that came from this address: wait before the next"
         raise TooManyFailures(words, retry_after=math.ceil(seconds)) from None
-
-
-def _connection(asked: Request) -> int | None:
-    """Return the descriptor of the client's connection, where the server shows it."""
     connection = asked.environ.get("gunicorn.socket")
-    return connection.fileno() if connection is not None else None
+    return replace(
+        who,
+        connection=connection.fileno() if connection is not None else None,
+        address=client_address(asked),
+        route=route(asked),
+    )
+
+
+def names_of(settings: Server) -> frozenset[str]:
+    """Return the names under which the service may be asked."""
+    bind = {settings.host.lower()} if not settings.unix_socket else set()
+    return LOOPBACK | bind | set(settings.allowed_hosts)
+
+
+def is_known_host(asked: Request, allowed: Set[str]) -> bool:
+    """Tell whether a request has asked for one of these names."""
+    return {_host_name(host) for host in asked_hosts(asked)} <= allowed
+
+
+def is_foreign_change(asked: Request) -> bool:
+    """Tell whether a request may change something, and a page of another origin has sent it."""
+    return asked.method not in _SAFE_METHODS and not _is_same_origin(asked)
 
 
 def _host_name(host: str) -> str:
@@ -104,8 +130,12 @@ def _is_same_origin(asked: Request) -> bool:
     return origin is None or urlsplit(origin).netloc.lower() == asked.headers.get("Host", "").lower()
 
 
-def _secret(asked: Request) -> str:
-    """Return the token of a request: Bearer, or Basic with the token as password."""
+def secret_of(asked: Request) -> str:
+    """Return the token of a request: Bearer, or Basic with the token as password.
+
+    Raises:
+        Unauthenticated: it has none.
+    """
     given = asked.authorization
     if given is not None and given.type == "bearer" and given.token:
         return given.token

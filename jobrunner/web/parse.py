@@ -33,7 +33,7 @@ def parse_body(model: type[M]) -> M:
         BadRequest: it is not JSON.
         InvalidRequest: it is not of this model.
     """
-    body = _read_body()
+    body = read_body()
     if not body:
         body = b"{}"  # whatever its type: the model says whether that is enough
     elif request.mimetype != "application/json":
@@ -48,7 +48,12 @@ def parse_body(model: type[M]) -> M:
         raise _translate(error) from None
 
 
-def _read_body() -> bytes:
+def read_body() -> bytes:
+    """Return the body of the current request.
+
+    Raises:
+        RequestEntityTooLarge, BadRequest: it is too long, or can't be read.
+    """
     try:
         body = request.get_data(cache=False)
     except HTTPException as error:

@@ -90,7 +90,7 @@ def test_directories_and_streams_are_the_owner_s_alone(spool: Spool, path: Path)
         assert mode(directory) == 0o700
     for file in ("stdout", "stderr", "stdin", "process.json"):
         assert mode(path / file) == 0o600
-    assert mode(path / "source") == 0o700
+    assert mode(path / "source") == 0o755
     assert not mode(path.parent) & 0o022, "nobody else can put a directory in the place of a job's"
 
 

@@ -11,10 +11,9 @@ from jobrunner.config import (
     Config,
     environment_name,
     load_config,
-    render_value,
     settings,
 )
-from jobrunner.config_values import parse_duration, parse_size
+from jobrunner.config_values import parse_duration, parse_size, render_value
 from jobrunner.domain.errors import ConfigError
 
 
@@ -551,3 +550,55 @@ def test_rules_about_receivers_are_hosts_and_networks(ini: Path) -> None:
     assert render_value(config.callbacks.allow) == "hooks.example.org, 10.0.0.0/8, ::1/128"
     assert config.callbacks.deny == ()
     assert "host bits" in problems(ini, "[callbacks]\nallow = 10.0.0.1/8")[0]
+
+
+# ── dialects ──
+
+
+def test_no_dialect_is_spoken_by_default() -> None:
+    config = load_config(None, {})
+
+    assert config.enabled_dialects == {}
+    assert config.binds == [config.bind]
+
+
+def test_a_dialect_has_a_section_and_names_in_the_environment(ini: Path) -> None:
+    config = load(ini, "[dialect:rtot]\nenabled = yes\nport = 8457\n", JOBRUNNER_DIALECT_RTOT_SECRET="of the service")
+    original = load(ini, "[dialect:rtot]\nenabled = yes\nhost = ::1\nport = 8457\n", RTOT_SECRET="of the original")
+
+    assert environment_name("dialect:go-jobrunner", "enabled") == "JOBRUNNER_DIALECT_GO_JOBRUNNER_ENABLED"
+    assert config.binds == ["127.0.0.1:8080", "127.0.0.1:8457"]
+    assert original.dialect_binds == {"[::1]:8457": ("::1", 8457)}
+    assert original.dialects["rtot"] != config.dialects["rtot"]
+    assert "of the" not in repr(config) + repr(original) + str(render_value(original.section("dialect:rtot").secret))
+
+
+def test_everything_that_is_wrong_with_a_dialect_is_told_at_once(ini: Path) -> None:
+    found = problems(
+        ini,
+        """
+        [server]
+        port = 8457
+        [dialect:rtot]
+        enabled = yes
+        port = 8457
+        auth = token
+        allow_from = 10.0.0.1/8
+        [dialect:rtotx]
+        """,
+    )
+
+    assert [problem.partition("[")[2].partition(": ")[0] for problem in found] == [
+        "dialect:rtotx]",
+        "dialect:rtot] allow_from = 10.0.0.1/8",
+        "dialect:rtot] secret must be set",
+        "dialect:rtot] port must be another than that of [server]",
+    ]
+    assert "did you mean dialect:rtot?" in found[0]
+
+
+def test_who_needs_no_token_must_be_given_one(ini: Path) -> None:
+    assert problems(ini, "[dialect:rtot]\nenabled = yes\nauth = none\n") == (
+        f"{ini}: [dialect:rtot] run_as must name a token when auth = none",
+    )
+    assert load(ini, "[dialect:rtot]\nauth = none\n").warnings == (), "nobody asks there"

@@ -1,0 +1,113 @@
+"""The jobs of a dialect: their numbers, and what it is shown of them."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from jobrunner.app import House
+from jobrunner.domain.access import Caller, Grant, Scope
+from jobrunner.domain.errors import Forbidden, JobNotFound
+from jobrunner.domain.job import FaceNumber
+from jobrunner.domain.states import JobState, Priority
+from jobrunner.service.faces import FaceService
+from jobrunner.service.jobs import CancelAsked, JobService
+from jobrunner.store.engine import Connection
+from jobrunner.store.faces import next_number, take_number
+from tests.factories import CALLER, argv
+
+ANN = Caller("ann", Grant(frozenset({Scope.READ, Scope.EXEC, Scope.CANCEL})))
+
+
+def face(house: House, api: str) -> tuple[JobService, FaceService]:
+    jobs = house.make_jobs(api, is_dialect=True)
+    return jobs, FaceService(api, jobs, house.database, house.spool, house.access)
+
+
+def test_each_dialect_counts_its_own_jobs(house: House) -> None:
+    (one, _), (two, _) = face(house, "one"), face(house, "two")
+    numbers = [jobs.submit(argv("true"), CALLER).job.face_number for jobs in (one, two, one, one, house.jobs, two)]
+
+    assert numbers == [0, 0, 1, 2, None, 1]
+
+
+def test_jobs_that_come_at_the_same_time_get_numbers_without_a_gap(house: House) -> None:
+    jobs, faces = face(house, "one")
+    together = threading.Barrier(16)
+
+    def submit(_: int) -> int | None:
+        together.wait()
+        return jobs.submit(argv("true"), CALLER).job.face_number
+
+    with ThreadPoolExecutor(16) as pool:
+        numbers = list(pool.map(submit, range(16)))
+
+    assert sorted(map(int, numbers)) == list(range(16))  # type: ignore[arg-type]
+    listed = list(faces.list(CALLER))
+    assert [job.face_number for job in listed] == list(range(16))
+    assert [job.number for job in listed] == sorted(job.number for job in listed), "in the order of all jobs"
+
+
+def test_a_number_is_not_given_again_unless_its_job_was_never_stored(house: House) -> None:
+    def fail(connection: Connection) -> None:
+        assert take_number(connection, "one") == 0
+        raise JobNotFound
+
+    with pytest.raises(JobNotFound):
+        house.database.write_together(fail)
+    jobs, faces = face(house, "one")
+    assert jobs.submit(argv("true"), CALLER).job.face_number == 0
+    faces.delete_all(CALLER, patience=1)
+    assert jobs.submit(argv("true"), CALLER).job.face_number == 1
+    with house.database.read() as connection:
+        assert (next_number(connection, "one"), next_number(connection, "absent")) == (2, 0)
+
+
+def test_a_dialect_sees_no_other_jobs(house: House) -> None:
+    (one, faces), (two, _) = face(house, "one"), face(house, "two")
+    mine = one.submit(argv("true"), CALLER).job
+    others = [jobs.submit(argv("true"), CALLER).job for jobs in (two, house.jobs)]
+
+    for reference in (mine.id, str(mine.number), FaceNumber("one", 0)):
+        assert one.get(reference, CALLER).id == mine.id
+        assert house.jobs.get(reference, CALLER).id == mine.id
+    for other in others:
+        for reference in (other.id, str(other.number), FaceNumber("two", 0)):
+            with pytest.raises(JobNotFound):
+                one.get(reference, CALLER)
+            with pytest.raises(JobNotFound):
+                one.cancel(reference, CALLER, CancelAsked())
+            with pytest.raises(JobNotFound):
+                one.delete(reference, CALLER, force=True, patience=1)
+    assert [job.id for job in faces.list(CALLER)] == [mine.id]
+    faces.delete_all(CALLER, patience=1)
+    assert [house.jobs.get(job.id, CALLER).state for job in others] == [JobState.QUEUED] * 2
+
+
+def test_lists_and_sums_are_of_one_s_own_jobs(house: House) -> None:
+    jobs, faces = face(house, "one")
+    jobs.submit(argv("true"), CALLER)
+    mine = jobs.submit(argv("true", priority=Priority.HIGH), ANN).job
+    ended = jobs.cancel(jobs.submit(argv("true"), ANN).job.id, ANN, CancelAsked())
+
+    assert [job.face_number for job in faces.list(ANN)] == [1, 2]
+    assert [job.face_number for job in faces.list(CALLER)] == [0, 1, 2]
+    assert [job.id for job in faces.list(ANN, {JobState.QUEUED})] == [mine.id]
+    assert [job.id for job in faces.list(ANN, {JobState.CANCELED, JobState.FAILED})] == [ended.id]
+    queued, high, canceled = JobState.QUEUED, Priority.HIGH, JobState.CANCELED
+    assert faces.count(ANN) == ({(queued, high): 1, (canceled, Priority.NORMAL): 1}, 3)
+    assert sum(faces.count(CALLER)[0].values()) == 3
+    with pytest.raises(Forbidden):
+        faces.list(Caller("x", Grant(frozenset({Scope.EXEC}))))
+    with pytest.raises(Forbidden):
+        faces.delete_all(Caller("x", Grant(frozenset({Scope.READ}))), patience=1)
+    faces.delete_all(ANN, patience=1)
+    assert [job.face_number for job in faces.list(CALLER)] == [0]
+
+
+def test_only_the_newest_are_told_from_the_others(house: House) -> None:
+    jobs, faces = face(house, "one")
+    made = [jobs.submit(argv("true"), CALLER).job for _ in range(4)]
+    jobs.delete(made[3].id, CALLER, force=True, patience=1)
+
+    assert [faces.is_among_newest(job, 3) for job in made[:3]] == [False, True, True]
