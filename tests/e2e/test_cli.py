@@ -6,7 +6,6 @@ import pty
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -14,36 +13,8 @@ import pytest
 
 from tests.conftest import StartService
 from tests.e2e.checks import check_job
+from tests.e2e.commands import FAILED, NOT_FOUND, REFUSED, UNREACHABLE, USAGE, jobrunner, remote
 from tests.service import ROOT, Service
-
-DONE, FAILED, USAGE, NOT_FOUND, REFUSED, UNREACHABLE = range(6)
-
-Ended = subprocess.CompletedProcess[bytes]
-
-
-def jobrunner(
-    service: Service, *words: str, code: int = DONE, stdin: bytes = b"", environment: Mapping[str, str] | None = None
-) -> Ended:
-    """Run a command with the settings of this service, and hold its exit code against what is expected."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "jobrunner", *words],
-        cwd=ROOT,
-        env={**service.environment, **(environment or {})},
-        input=stdin,
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
-    assert ended.returncode == code, (ended.returncode, ended.stdout, ended.stderr)
-    assert b"Traceback" not in ended.stderr
-    # What belongs into a log is no message to people.
-    messages = [line for line in ended.stderr.splitlines() if b"jobrunner.audit" not in line]
-    assert (code == DONE) == (messages == []), ended.stderr
-    return ended
-
-
-def remote(service: Service) -> dict[str, str]:
-    return {"JOBRUNNER_URL": service.url, "JOBRUNNER_TOKEN": service.token}
 
 
 @pytest.fixture
