@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import StartService
 from tests.e2e.checks import check_job
-from tests.e2e.commands import FAILED, NOT_FOUND, REFUSED, UNREACHABLE, USAGE, jobrunner, remote
+from tests.e2e.commands import FAILED, NOT_FOUND, REFUSED, UNREACHABLE, USAGE, finish, jobrunner, remote, started
 from tests.service import ROOT, Service
 
 
@@ -103,6 +103,13 @@ def test_a_job_that_does_not_exist_is_not_found(service: Service) -> None:
         jobrunner(service, *words, code=NOT_FOUND, environment=remote(service))
     jobrunner(service, "status", "999999", code=NOT_FOUND)
     jobrunner(service, "token", "revoke", "absent", code=NOT_FOUND)
+
+
+def test_what_can_not_be_told_has_its_exit_code(service: Service) -> None:
+    with open("/dev/full", "wb") as full:
+        for words, code in ((["status", "999999"], NOT_FOUND), (["logs", "999999"], NOT_FOUND)):
+            with started(*words, environment=service.environment, stderr=full) as command:
+                finish(command, code)
 
 
 def test_a_wrong_token_is_refused(service: Service) -> None:
