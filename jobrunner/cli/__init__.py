@@ -7,6 +7,7 @@ Those of ``run`` and ``wait`` are the job's: see `jobrunner.cli.ending`.
 
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    for line in message.splitlines():
-        click.echo(f"jobrunner: {line}", err=True)
+    with suppress(OSError):  # nobody hears of it
+        for line in message.splitlines():
+            click.echo(f"jobrunner: {line}", err=True)
     sys.exit(code)

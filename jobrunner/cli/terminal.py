@@ -6,6 +6,7 @@ have ended their own line; hence this one.
 
 import os
 import select
+import stat
 import sys
 import threading
 import time
@@ -17,6 +18,9 @@ STDOUT, STDERR = 1, 2
 
 _TICK = 1.0
 """Seconds between two looks of the line; a job that ends within the first is not disturbed by it."""
+
+_ECHO = 0.2
+"""Seconds that a program gets to write to the terminal what it has read."""
 
 _ERASE = b"\r\x1b[K"
 
@@ -39,7 +43,8 @@ def write_all(descriptor: int, data: bytes) -> None:
 class StatusLine:
     """What becomes of a job, in the last line of stderr, if that is a terminal; else nothing.
 
-    Where stdout is the same terminal, it is shown only while no output can come.
+    Where stdout is the same terminal, it is shown only while no output can come. Where stdout is a pipe, who reads
+    it may write to the terminal as well (``| tee log``): it steps aside, and stays away from half a line.
     """
 
     def __init__(self) -> None:
@@ -48,6 +53,8 @@ class StatusLine:
         self._thread = threading.Thread(target=self._tick, name="status-line", daemon=True)
         self._is_shown = _is_terminal(STDERR)
         self._shared = {fd for fd in (STDOUT, STDERR) if _is_terminal(fd)}
+        self._is_piped = _is_pipe(STDOUT)
+        self._free_at = 0.0  # when who reads the pipe has had time to write what it was given
         self._is_drawn = False
         self._at_begin_of_line = True
         self._began = time.monotonic()
@@ -86,13 +93,22 @@ class StatusLine:
             OSError: it can't be written.
         """
         self._written += len(data)
-        if descriptor not in self._shared:
+        if descriptor in self._shared:
+            with self._lock:
+                self._erase()
+                write_all(descriptor, data)
+                self._at_begin_of_line = data.endswith(b"\n")
+        elif descriptor == STDOUT and self._is_piped:
+            with self._lock:
+                self._erase()
+                self._at_begin_of_line = False
+            write_all(descriptor, data)  # without the lock: it waits for whoever reads
+            with self._lock:
+                # What has zeros in it is for no terminal.
+                self._at_begin_of_line = data.endswith(b"\n") or b"\0" in data
+                self._free_at = time.monotonic() + _ECHO
+        else:
             write_all(descriptor, data)
-            return
-        with self._lock:
-            self._erase()
-            write_all(descriptor, data)
-            self._at_begin_of_line = data.endswith(b"\n")
 
     def tell(self, text: str) -> None:
         """Write a line of our own to stderr."""
@@ -109,7 +125,11 @@ class StatusLine:
                     self._draw()
 
     def _may_show(self) -> bool:
-        is_free = self._at_begin_of_line and (self._is_silent or STDOUT not in self._shared)
+        is_free = (
+            self._at_begin_of_line
+            and time.monotonic() >= self._free_at
+            and (self._is_silent or STDOUT not in self._shared)
+        )
         return self._is_shown and is_free and bool(self._words)
 
     def _draw(self) -> None:
@@ -149,6 +169,13 @@ def open_outputs() -> None:
             if nothing != descriptor:
                 os.dup2(nothing, descriptor)
                 os.close(nothing)
+
+
+def _is_pipe(descriptor: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+    except OSError:  # it is closed
+        return False
 
 
 def _is_terminal(descriptor: int) -> bool:

@@ -25,8 +25,7 @@ Process = subprocess.Popen[bytes]
 
 def at(service: Service, port: int | None = None, **more: str) -> dict[str, str]:
     """Return the environment in which the command line finds a service, here or behind another port."""
-    url = f"http://127.0.0.1:{port or service.port}"
-    return {**service.environment, "JOBRUNNER_URL": url, "JOBRUNNER_TOKEN": service.token, **more}
+    return {**service.environment, **remote(service, port), **more}
 
 
 @contextmanager
@@ -77,6 +76,32 @@ def run(
     assert ended.returncode == code, (ended.returncode, ended.stdout[-1000:], ended.stderr)
     assert b"Traceback" not in ended.stderr
     return ended.stdout, ended.stderr
+
+
+def jobrunner(
+    service: Service, *words: str, code: int = DONE, stdin: bytes = b"", environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command with the settings of this service, beside it; hold its exit code against what is expected."""
+    ended = subprocess.run(
+        [*COMMAND, *words],
+        cwd=ROOT,
+        env={**service.environment, **(environment or {})},
+        input=stdin,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == code, (ended.returncode, ended.stdout, ended.stderr)
+    assert b"Traceback" not in ended.stderr
+    # What belongs into a log is no message to people.
+    messages = [line for line in ended.stderr.splitlines() if b"jobrunner.audit" not in line]
+    assert (code == DONE) == (messages == []), ended.stderr
+    return ended
+
+
+def remote(service: Service, port: int | None = None) -> dict[str, str]:
+    """Return what has commands ask this service, and not look at its data."""
+    return {"JOBRUNNER_URL": f"http://127.0.0.1:{port or service.port}", "JOBRUNNER_TOKEN": service.token}
 
 
 def the_job(service: Service, name: str) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import requests
 
 from jobrunner.drain import Drain
 from tests.e2e.checks import check_problem, send_raw
+from tests.e2e.commands import jobrunner
 from tests.e2e.test_authorization import make_token
-from tests.e2e.test_cli import jobrunner
 from tests.service import Service, eventually
 
 SECRET = "correct-horse-battery"

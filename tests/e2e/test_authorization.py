@@ -17,7 +17,7 @@ from jobrunner.web.application import make_flask_app
 from jobrunner.web.guard import PUBLIC
 from tests.conftest import StartService
 from tests.e2e.checks import check_problem
-from tests.e2e.test_cli import jobrunner
+from tests.e2e.commands import jobrunner
 from tests.service import Service, eventually
 
 SCOPES = ("read", "run", "exec", "cancel", "admin")

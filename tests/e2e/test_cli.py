@@ -6,7 +6,6 @@ import pty
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -14,36 +13,8 @@ import pytest
 
 from tests.conftest import StartService
 from tests.e2e.checks import check_job
+from tests.e2e.commands import FAILED, NOT_FOUND, REFUSED, UNREACHABLE, USAGE, finish, jobrunner, remote, started
 from tests.service import ROOT, Service
-
-DONE, FAILED, USAGE, NOT_FOUND, REFUSED, UNREACHABLE = range(6)
-
-Ended = subprocess.CompletedProcess[bytes]
-
-
-def jobrunner(
-    service: Service, *words: str, code: int = DONE, stdin: bytes = b"", environment: Mapping[str, str] | None = None
-) -> Ended:
-    """Run a command with the settings of this service, and hold its exit code against what is expected."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "jobrunner", *words],
-        cwd=ROOT,
-        env={**service.environment, **(environment or {})},
-        input=stdin,
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
-    assert ended.returncode == code, (ended.returncode, ended.stdout, ended.stderr)
-    assert b"Traceback" not in ended.stderr
-    # What belongs into a log is no message to people.
-    messages = [line for line in ended.stderr.splitlines() if b"jobrunner.audit" not in line]
-    assert (code == DONE) == (messages == []), ended.stderr
-    return ended
-
-
-def remote(service: Service) -> dict[str, str]:
-    return {"JOBRUNNER_URL": service.url, "JOBRUNNER_TOKEN": service.token}
 
 
 @pytest.fixture
@@ -132,6 +103,13 @@ def test_a_job_that_does_not_exist_is_not_found(service: Service) -> None:
         jobrunner(service, *words, code=NOT_FOUND, environment=remote(service))
     jobrunner(service, "status", "999999", code=NOT_FOUND)
     jobrunner(service, "token", "revoke", "absent", code=NOT_FOUND)
+
+
+def test_what_can_not_be_told_has_its_exit_code(service: Service) -> None:
+    with open("/dev/full", "wb") as full:
+        for words, code in ((["status", "999999"], NOT_FOUND), (["logs", "999999"], NOT_FOUND)):
+            with started(*words, environment=service.environment, stderr=full) as command:
+                finish(command, code)
 
 
 def test_a_wrong_token_is_refused(service: Service) -> None:

@@ -9,8 +9,7 @@ import pytest
 
 from jobrunner.client import Client
 from tests.conftest import miss
-from tests.e2e.commands import Listener, http, read_request
-from tests.e2e.test_cli import DONE, REFUSED, UNREACHABLE, USAGE, jobrunner, remote
+from tests.e2e.commands import DONE, REFUSED, UNREACHABLE, USAGE, Listener, http, jobrunner, read_request, remote
 from tests.nginx import make_certificate
 from tests.service import Service, free_port
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartService
-from tests.e2e.test_cli import DONE, FAILED, NOT_FOUND, REFUSED, USAGE, jobrunner
+from tests.e2e.commands import DONE, FAILED, NOT_FOUND, REFUSED, USAGE, jobrunner
 from tests.service import ROOT, Service, clean_environment, eventually
 
 

@@ -108,6 +108,29 @@ def test_a_line_that_the_job_has_not_ended_is_left_alone(service: Service) -> No
     assert terminal.is_left == b"half line\n"
 
 
+def test_what_reads_the_output_may_write_to_the_terminal(service: Service) -> None:
+    """As in ``jobrunner run make | tee log``: the line steps aside for it, too, and leaves half a line alone."""
+    script = f"{until('go')}; printf half; sleep 2.5; echo; {until('on')}; printf 'binary\\0'; {until('end')}"
+    with (
+        screen() as terminal,
+        started("run", "--name", "piped", "--shell", script, environment=at(service), stderr=terminal.its) as command,
+    ):
+        assert terminal.shows(b" running")
+        job = the_job(service, "piped")
+        step(service, job, "go")
+        assert command.stdout
+        assert command.stdout.read(4) == b"half"
+        assert eventually(lambda: terminal.text.endswith(ERASE))
+        assert command.stdout.read(1) == b"\n"
+        assert terminal.shows(b", 5 bytes")
+        assert b", 4 bytes" not in terminal.text
+        step(service, job, "on")
+        assert command.stdout.read(7) == b"binary\0"  # which no terminal is meant for
+        assert terminal.shows(b", 12 bytes")
+        step(service, job, "end")
+        finish(command)
+
+
 def test_on_one_terminal_with_the_output_there_is_nothing_else(service: Service) -> None:
     """Both streams keep their order there."""
     script = "sleep 2.5; for i in $(seq 50); do echo out $i; echo err $i >&2; done; sleep 2.5"

@@ -13,7 +13,7 @@ from requests_sse import EventSource, InvalidStatusCodeError
 
 from tests.conftest import StartService
 from tests.e2e.checks import check_job, check_problem
-from tests.e2e.test_cli import jobrunner
+from tests.e2e.commands import jobrunner
 from tests.e2e.test_follow import kill_workers, step, until
 from tests.service import Service, eventually
 

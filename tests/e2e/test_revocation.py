@@ -10,8 +10,8 @@ import pytest
 import requests
 
 from tests.e2e.checks import check_problem
+from tests.e2e.commands import jobrunner
 from tests.e2e.test_authorization import make_token
-from tests.e2e.test_cli import jobrunner
 from tests.service import Service, eventually
 
 EACH = 4
