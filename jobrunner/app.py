@@ -353,6 +353,7 @@ def _make_app(house: House) -> "Flask":
 
 def make_services(house: House) -> "Services":
     """Return what the web layer works with."""
+    from jobrunner.service.failures import Failures
     from jobrunner.web.services import Services
 
     return Services(
@@ -361,6 +362,7 @@ def make_services(house: House) -> "Services":
         files=house.files,
         callbacks=house.callbacks,
         access=house.access,
+        failures=Failures(house.config.auth.max_failures, house.config.auth.failure_window),
         audit=house.audit,
         catalogue=house.catalogue,
         health=house.health,

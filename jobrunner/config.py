@@ -118,6 +118,14 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Auth:
+    """``[auth]``: what becomes of those who send wrong tokens."""
+
+    max_failures: int = _setting(10, read.whole(1), "wrong tokens of one address in a window, in each worker")
+    failure_window: float = _setting(60.0, read.seconds(1), "seconds")
+
+
+@dataclass(frozen=True)
 class Policy:
     """``[policy]``: what jobs may be."""
 
@@ -181,6 +189,7 @@ class Config:
     executor: Executor = field(default_factory=Executor)
     output: Output = field(default_factory=Output)
     environment: Mapping[str, str] = field(default_factory=dict)
+    auth: Auth = field(default_factory=Auth)
     policy: Policy = field(default_factory=Policy)
     callbacks: Callbacks = field(default_factory=Callbacks)
     gc: Gc = field(default_factory=Gc)
@@ -224,6 +233,7 @@ SECTIONS: dict[str, type[Any]] = {
     "storage": Storage,
     "executor": Executor,
     "output": Output,
+    "auth": Auth,
     "policy": Policy,
     "callbacks": Callbacks,
     "gc": Gc,

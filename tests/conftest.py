@@ -32,7 +32,8 @@ def miss(what: str) -> NoReturn:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with two workers that many tests share: they look only at their own jobs."""
-    running = Service(tmp_path_factory.mktemp("service") / "data").start()
+    settings = {"auth": {"max_failures": 1_000_000}}  # some tests try many wrong tokens
+    running = Service(tmp_path_factory.mktemp("service") / "data", settings).start()
     yield running
     assert running.stop() == 0, running.log.read_text()
     assert "Traceback" not in running.log.read_text()

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.factories import children_of, is_dead
 from tests.service import ROOT, Service, eventually, free_port
@@ -115,17 +116,20 @@ class Example(Nginx):
 
 
 @contextmanager
-def behind_nginx(directory: Path, changes: Mapping[str, str] | None = None) -> Iterator[tuple[Service, Example]]:
+def behind_nginx(
+    directory: Path, changes: Mapping[str, str] | None = None, **settings: Mapping[str, Any]
+) -> Iterator[tuple[Service, Example]]:
     """Run a service of one worker on a unix socket, whose client talks to the nginx in front of it.
 
     Args:
         directory: for the files of both.
         changes: to the example: see `Example`.
+        settings: more sections of the service's.
     """
     unix_socket = directory / "jobrunner.sock"
     nginx = Example(directory / "nginx", unix_socket, changes)
     server = {"unix_socket": unix_socket, "allowed_hosts": "jobs.example.org", "trusted_proxies": 1, "workers": 1}
-    service = Service(directory / "data", {"server": server}, port=nginx.port)
+    service = Service(directory / "data", {"server": server, **settings}, port=nginx.port)
     nginx.start()
     try:
         yield service.start(), nginx

@@ -43,6 +43,7 @@ _ERRORS: Mapping[int, type[errors.JobrunnerError]] = {
     403: errors.Forbidden,
     409: errors.Conflict,
     421: errors.Forbidden,
+    429: errors.Unauthenticated,
 }
 
 

@@ -18,6 +18,7 @@
     │   ├── NoCallback
     │   └── TokenExists
     ├── TooBusy                  a bound is reached; try again later
+    │   ├── TooManyFailures
     │   ├── QueueFull
     │   └── Draining
     ├── Unreachable              for a client: nobody answers at the URL
@@ -171,6 +172,10 @@ class TooBusy(JobrunnerError):
     def __init__(self, message: str, *, retry_after: int = 1) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class TooManyFailures(TooBusy):
+    """A client has sent many wrong tokens, and this one is wrong as well."""
 
 
 class QueueFull(TooBusy):

@@ -57,8 +57,12 @@ class Access:
 
     # ── who it is ──
 
-    def authenticate(self, secret: str) -> Caller:
+    def authenticate(self, secret: str, *, sparingly: bool = False) -> Caller:
         """Find out whose token this is.
+
+        Args:
+            secret: the token.
+            sparingly: do not look into the database for one that is not known, if that was done lately.
 
         Raises:
             Unauthenticated: nobody's, or it has expired.
@@ -74,7 +78,7 @@ class Access:
                     found = token
             return found
 
-        return self._caller(self._find(match), "this token is not known")
+        return self._caller(self._find(match, sparingly=sparingly), "this token is not known")
 
     def sign_stream(self, job_id: str, caller: Caller) -> tuple[str, datetime]:
         """Make a signature that stands for the caller's token, for the events of one job, and until this time."""
@@ -117,9 +121,9 @@ class Access:
         key = load_secret(self._key_file)
         return URLSafeSerializer(key, salt="events", signer_kwargs={"digest_method": hashlib.sha256})
 
-    def _find(self, match: Callable[[], Token | None]) -> Token | None:
+    def _find(self, match: Callable[[], Token | None], *, sparingly: bool = False) -> Token | None:
         """Look among the tokens that are known, and among those of the database when that is long ago or in vain."""
-        if time.monotonic() - self._known_at < CACHE_SECONDS and (token := match()):
+        if time.monotonic() - self._known_at < CACHE_SECONDS and ((token := match()) or sparingly):
             return token
         with self._lock, self._database.read() as connection:
             self._known = store.list_tokens(connection)

@@ -25,6 +25,7 @@ STATUSES: Mapping[type[errors.JobrunnerError], tuple[int, str, str]] = {
     errors.NoCallback: (409, "no-callback", "The job has no callback"),
     errors.JobNotRunning: (409, "not-running", "The job is not running"),
     errors.Conflict: (409, "conflict", "Not possible in this state"),
+    errors.TooManyFailures: (429, "too-many-failures", "Too many wrong tokens"),
     errors.QueueFull: (503, "queue-full", "The queue is full"),
     errors.Draining: (503, "draining", "No new jobs are taken"),
     errors.TooBusy: (503, "busy", "Too much to do at the moment"),
@@ -79,7 +80,7 @@ def problem(status: int, name: str, title: str, detail: str, **members: Any) -> 
     document = make_document(status, name, title, detail, **members)
     response = ProblemResponse(document, status=status, content_type="application/problem+json")
     response.name, response.detail = name, detail
-    if status in {503, 507}:
+    if status in {429, 503, 507}:
         response.headers["Retry-After"] = str(members.get("retry_after", 1))
     if status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"

@@ -5,17 +5,19 @@ of its own that it points here (DNS rebinding); checking ``Origin`` keeps it
 from using the service with the user's own browser (CSRF).
 """
 
+import math
 import re
+import time
 from dataclasses import replace
 from urllib.parse import urlsplit
 
 from flask import Flask, Request, Response, g, request
 
 from jobrunner.domain.access import Caller
-from jobrunner.domain.errors import Unauthenticated
+from jobrunner.domain.errors import TooManyFailures, Unauthenticated
 from jobrunner.web.auditing import register_auditing, route
 from jobrunner.web.errors import problem
-from jobrunner.web.peer import asked_hosts, client_address
+from jobrunner.web.peer import asked_hosts, client_address, client_network
 from jobrunner.web.services import services
 
 PUBLIC = frozenset({"service.healthz", "service.readyz", "service.openapi"})
@@ -66,12 +68,23 @@ def _authenticate(asked: Request) -> Caller:
 
     Raises:
         Unauthenticated: nobody that we know.
+        TooManyFailures: likewise, and many have been wrong before from there.
     """
-    access = services().access
+    access, failures = services().access, services().failures
     signature = asked.args.get("signature")
-    if asked.endpoint == SIGNED and signature is not None and asked.authorization is None:
-        return access.authenticate_stream(signature, (asked.view_args or {})["job_id"])
-    return access.authenticate(_secret(asked))
+    is_signed = asked.endpoint == SIGNED and signature is not None and asked.authorization is None
+    secret = "" if is_signed else _secret(asked)
+    seconds = failures.waiting_time(client_network(asked), time.monotonic()) if failures else None
+    try:
+        if signature is not None and is_signed:
+            return access.authenticate_stream(signature, (asked.view_args or {})["job_id"])
+        return access.authenticate(secret, sparingly=seconds is not None)
+    except Unauthenticated as error:
+        failures.add(client_network(asked), time.monotonic())
+        if seconds is None:
+            raise
+        words = f"{error}; too many have been wrong that came from this address: wait before the next"
+        raise TooManyFailures(words, retry_after=math.ceil(seconds)) from None
 
 
 def _connection(asked: Request) -> int | None:

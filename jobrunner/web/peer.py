@@ -38,6 +38,14 @@ def client_address(asked: Request) -> str | None:
     return str(mapped or address)
 
 
+def client_network(asked: Request) -> str | None:
+    """Return what one client has for itself: an IPv4 address, or the /64 network of an IPv6 address; None: unknown."""
+    address = client_address(asked)
+    if address is None or ":" not in address:
+        return address
+    return str(ipaddress.IPv6Network((address, 64), strict=False))
+
+
 def asked_hosts(asked: Request) -> set[str]:
     """Return the names that the service was asked under, as a ``Host`` has them. All must be the service's.
 

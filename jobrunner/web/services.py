@@ -11,6 +11,7 @@ from jobrunner.service.access import Access
 from jobrunner.service.audit import Audit
 from jobrunner.service.callbacks import CallbackService
 from jobrunner.service.catalogue import Catalogue
+from jobrunner.service.failures import Failures
 from jobrunner.service.files import FileService
 from jobrunner.service.health import HealthService
 from jobrunner.service.jobs import JobService
@@ -29,6 +30,7 @@ class Services:
     files: FileService
     callbacks: CallbackService
     access: Access
+    failures: Failures
     audit: Audit
     catalogue: Catalogue
     health: HealthService
