@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from jobrunner.config import load_config
-from jobrunner.gunicorn_worker import MOST_READERS
+from jobrunner.gunicorn_worker import MOST_READERS, PatientWorker
 from jobrunner.log import logging_config
 from jobrunner.memory import settle
 from jobrunner.parent import READY, READY_FD, die_with_parent, tell_parent
@@ -79,7 +79,8 @@ def post_worker_init(worker: Any) -> None:
         spare = max(worker.cfg.threads - _server.threads, worker.cfg.threads // 2)
         parts.waiters.limit_to(spare - spare // 2)
         parts.followers.limit_to(spare // 2)
-        worker.readers.most = max(1, min(spare // 4, MOST_READERS))
+        if isinstance(worker, PatientWorker):
+            worker.readers.most = max(1, min(spare // 4, MOST_READERS))
     worker.on_stop = parts.close
     embedded = worker.wsgi.extensions.get("jobrunner.executor")
     if embedded is not None:
