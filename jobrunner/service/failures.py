@@ -1,11 +1,11 @@
 """Who has sent wrong tokens lately, so that they get short answers.
 
 What is saved is work, not the secret: a token has 256 random bits, which nobody
-finds by trying, but each one that is not known costs a look into the database
-and a line of a log. So a token that is right is taken all the same: clients
-that share an address (behind a router, or a proxy that is not trusted to
-name them) can't be locked out by one of them. And since every other one is
-refused, whatever it resembles, the answers tell no more than before.
+finds by trying, but each one that is not known costs a look into the database.
+So a token that is right is taken all the same: clients that share an address
+(behind a router, or a proxy that is not trusted to name them) can't be locked
+out by one of them. And since every other one is refused, whatever it resembles,
+the answers tell no more than before.
 
 Each worker counts for itself.
 """

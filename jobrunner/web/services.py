@@ -30,6 +30,7 @@ class Services:
     files: FileService
     callbacks: CallbackService
     access: Access
+    failures: Failures
     audit: Audit
     failures: Failures
     catalogue: Catalogue
