@@ -25,16 +25,23 @@ from jobrunner.proc import list_pids, read_stat
 from tests.service import Service, eventually
 
 SCRIPT = """\
-echo "begin {index}" >> {ledger}
+step=$JOBRUNNER_JOB_STEP
+echo "begin {index} $step" >> {ledger}
 sleep {seconds}
 printf 'out {index}\\n'
 printf 'err {index}\\n' >&2
-echo "end {index} $(date +%s.%N)" >> {ledger}
+echo "end {index} $step $(date +%s.%N)" >> {ledger}
 exit {code}
 """
 
+_STEPS = 3
+"""Of every third job; the others have one."""
+
 _EXECUTOR_AWAY = 5.0
 """Seconds that a killed executor may take to be there again, on a machine with much to do."""
+
+_STARTING = 1.0
+"""Seconds around the begin of a step in which a killed executor may have been about to make its process."""
 
 
 @dataclass
@@ -45,7 +52,7 @@ class Report:
         jobs: acknowledged submissions.
         unanswered: submissions whose connection broke before the answer.
         kills: how often which process was killed.
-        lost: jobs whose end nobody saw: they ended while no supervisor ran.
+        lost: jobs of which nobody saw how a step ended, or whether it began.
     """
 
     jobs: int = 0
@@ -100,11 +107,15 @@ class Chaos:
                 self._next += 1
             code = index % 7
             seconds = (index % 5) * 0.1
-            script = SCRIPT.format(index=index, ledger=self._ledger, seconds=seconds, code=code)
+            count = _count_steps(index)
+            steps = [
+                {"argv": ["/bin/sh", "-c", SCRIPT.format(index=index, ledger=self._ledger, seconds=seconds, code=end)]}
+                for end in [*[0] * (count - 1), code]
+            ]
             try:
                 answer = requests.post(
                     f"{self._service.url}/v1/jobs",
-                    json={"argv": ["/bin/sh", "-c", script]},
+                    json={"steps": steps} if count > 1 else steps[0],
                     headers=headers,
                     timeout=30,
                 )
@@ -154,28 +165,33 @@ class Chaos:
         self._service.http.close()
         assert eventually(self._is_ready, within=60), "the service does not come back"
         documents = {job: self._wait(job) for job in self._acknowledged}
-        begun: Counter[int] = Counter()
-        ended: dict[int, float] = {}
+        begun: Counter[tuple[int, int]] = Counter()
+        ended: dict[tuple[int, int], float] = {}
         for line in self._ledger.read_text().splitlines():
             words = line.split()
+            which = int(words[1]), int(words[2])
             if words[0] == "begin":
-                begun[int(words[1])] += 1
+                begun[which] += 1
             else:
-                ended[int(words[1])] = float(words[2])
+                ended[which] = float(words[3])
         wrong = self.report.wrong
         self.report.jobs = len(documents)
-        wrong += [f"submission {index} ran {times} times" for index, times in begun.items() if times > 1]
+        wrong += [f"submission {index}: step {step} ran {n} times" for (index, step), n in begun.items() if n > 1]
         for job, index in self._acknowledged.items():
-            document = documents[job]
+            document, count = documents[job], _count_steps(index)
+            ran = [begun[index, step] for step in range(count)]
             if document["state"] == "lost":
-                self._judge_lost(index, document, ended.get(index))
+                self._judge_lost(index, document, ran, ended)
             elif document["finished_at"] is None:
                 wrong.append(f"submission {index} has not ended: {document['state']}")
-            elif begun[index] != 1:
-                wrong.append(f"submission {index} ran {begun[index]} times: {document['state']}")
+            elif ran != [1] * count:
+                wrong.append(f"submission {index}: its steps ran {ran} times: {document['state']}")
             elif document["exit_code"] != index % 7:
                 wrong.append(f"submission {index}: exit code {document['exit_code']}, not {index % 7}: {document}")
-            elif (self._output(job, "stdout"), self._output(job, "stderr")) != (f"out {index}\n", f"err {index}\n"):
+            elif (self._output(job, "stdout"), self._output(job, "stderr")) != (
+                f"out {index}\n" * count,
+                f"err {index}\n" * count,
+            ):
                 wrong.append(f"submission {index}: its output is not complete")
 
     def _is_ready(self) -> bool:
@@ -184,11 +200,30 @@ class Chaos:
         except requests.RequestException:
             return False
 
-    def _judge_lost(self, index: int, document: dict[str, Any], ended: float | None) -> None:
-        """Nobody can know the status of a process that has ended while none of its parents was there to reap it."""
+    def _judge_lost(
+        self, index: int, document: dict[str, Any], ran: list[int], ended: dict[tuple[int, int], float]
+    ) -> None:
+        """Judge one of which nobody knows how a step ended.
+
+        Nobody can know the status of a process that has ended while none of its parents was there to reap it; nor
+        whether there was one, if the executor was killed when it was about to make it.
+        """
         self.report.lost += 1
-        if ended is None or not self._went_unseen(datetime.fromisoformat(document["started_at"]).timestamp(), ended):
+        step = next(step for step in document["steps"] if step["state"] == "lost")
+        number, started = step["index"], datetime.fromisoformat(step["started_at"]).timestamp()
+        if ran[:number] != [1] * number or any(ran[number + 1 :]):
+            self.report.wrong.append(f"submission {index} is lost in step {number}, and its steps ran {ran} times")
+        at = ended.get((index, number))
+        if not ran[number]:
+            unseen = any(abs(killed - started) <= _STARTING for killed in self._killed())
+        else:
+            unseen = at is not None and self._went_unseen(started, at)
+        if not unseen:
             self.report.wrong.append(f"submission {index} is lost, though somebody was there: {document['error']}")
+
+    def _killed(self) -> list[float]:
+        """Return when an executor was killed, alone or with everything."""
+        return [*self._executor_killed, *(begin for begin, _ in self._down)]
 
     def _went_unseen(self, started: float, ended: float) -> bool:
         # A job writes its line a moment before it ends, and the next executor takes a moment to adopt all of them.
@@ -210,6 +245,10 @@ class Chaos:
         return self._service.get(f"/v1/jobs/{job}/{stream}").text
 
 
+def _count_steps(index: int) -> int:
+    return _STEPS if index % 3 == 0 else 1
+
+
 def _command_line(pid: int) -> list[str]:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode(errors="replace").split("\0")
@@ -228,7 +267,7 @@ def main() -> None:
         report = chaos.run(arguments.minutes * 60, 500)
     print(f"{report.jobs} jobs acknowledged, {report.unanswered} submissions without an answer")
     print("killed: " + ", ".join(f"{name} {count} times" for name, count in sorted(report.kills.items())))
-    print(f"{report.lost} lost, which ended while no supervisor ran")
+    print(f"{report.lost} lost, which ended, or were about to begin, while nobody was there")
     for line in report.wrong:
         print(line)
     sys.exit(1 if report.wrong else 0)

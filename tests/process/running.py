@@ -24,6 +24,7 @@ from jobrunner.executor.pool import Executor
 from jobrunner.executor.tree import COOKIE
 from jobrunner.hints import Hint, Hints
 from jobrunner.locks import FileLock, is_locked
+from jobrunner.spool import Spool
 from jobrunner.store import jobs as store
 from tests.factories import CALLER, is_dead
 from tests.service import ROOT, STARTUP, clean_environment, eventually
@@ -52,14 +53,19 @@ class Clock:
 
 
 def make_executor(
-    house: House, *, now: Now = utc_now, hints: Hints | None = None, kind: type[Executor] = Executor
+    house: House,
+    *,
+    now: Now = utc_now,
+    hints: Hints | None = None,
+    spool: Spool | None = None,
+    kind: type[Executor] = Executor,
 ) -> Executor:
-    """Make an executor of this house with a clock or hints of one's own."""
+    """Make an executor of this house with a clock, hints or a spool of one's own."""
     settings = house.config.executor
     return kind(
         secrets.token_hex(8),
         house.database,
-        house.spool,
+        spool or house.spool,
         hints or house.hints,
         max_running=settings.max_running,
         stop_grace=settings.grace if settings.on_stop == "kill" else None,

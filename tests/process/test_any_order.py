@@ -25,9 +25,9 @@ from jobrunner.domain.states import JobState
 from jobrunner.ends import End, EndsFile
 from jobrunner.proc import list_children, read_stat
 from jobrunner.service.jobs import CancelAsked
-from tests.factories import CALLER, is_dead, make_config, make_job, shell
+from tests.factories import CALLER, is_dead, make_config, make_job, sequence
 from tests.machines import SETTINGS, Event, Machine, run_machine
-from tests.process.life import KILLED, TEXT, Life
+from tests.process.life import AFTER, BEFORE, KILLED, TEXT, Life
 from tests.process.running import ExecutorProcess, all_ended, get, job_processes, parent_of_orphans
 from tests.service import eventually
 
@@ -68,7 +68,15 @@ class Lives(Machine):
             [
                 ("let_exit", {"life": life, "code": self.one_of(0, 1, 143)}),
                 change,
-                ("submit", {"stubborn": st.booleans(), "leaves": leaves, "timeout": self.one_of(None, 0.3, None, 1.0)}),
+                (
+                    "submit",
+                    {
+                        "stubborn": st.booleans(),
+                        "leaves": leaves,
+                        "timeout": self.one_of(None, 0.3, None, 1.0),
+                        "around": self.one_of((0, False), (2, True), (1, False), (0, True)),
+                    },
+                ),
                 ("cancel", {"life": life}),
                 ("reap", {"tells": st.booleans()}),
                 ("signal", {"life": life, "fatal": st.booleans()}),
@@ -124,14 +132,18 @@ class Lives(Machine):
     @initialize(how_many=st.integers(1, 4))
     def begin(self, how_many: int) -> None:
         self.start_executor()
-        for _ in range(how_many):
-            self.submit(stubborn=False, leaves="", timeout=None)
+        for index in range(how_many):
+            self.submit(stubborn=False, leaves="", timeout=None, around=(index % 3, index % 2 == 1))
 
-    def submit(self, stubborn: bool, leaves: str, timeout: float | None) -> None:
+    def submit(self, stubborn: bool, leaves: str, timeout: float | None, around: tuple[int, bool]) -> None:
         gate = self.directory / f"gate{next(self.gates)}"
         os.mkfifo(gate)
-        asked = shell(
-            TEXT.format(ignore="trap '' TERM" if stubborn else "", leave=leaves),
+        before, after = around
+        text = TEXT.format(ignore="trap '' TERM" if stubborn else "", leave=leaves)
+        asked = sequence(
+            *[BEFORE] * before,
+            text,
+            *[AFTER] * after,
             env={"GATE": str(gate)},
             timeout=timeout,
             grace=0.3 if stubborn else 5.0,
@@ -143,6 +155,8 @@ class Lives(Machine):
                 stubborn=stubborn,
                 leaves_session=leaves.startswith("setsid"),
                 reasons={JobState.TIMED_OUT} if timeout else set(),
+                before=before,
+                after=after,
             )
         )
 
@@ -155,7 +169,8 @@ class Lives(Machine):
 
         By its record, or while it is alive.
         """
-        return not life.leaves_session or self.house.spool.load_process(life.job.id) is not None
+        record = self.house.spool.load_process(life.job.id)
+        return not life.leaves_session or (record is not None and record.step >= life.before)
 
     def cancel(self, life: Life) -> None:
         """Cancel a job twice; the second does nothing more."""
@@ -270,7 +285,11 @@ class Lives(Machine):
     def lose(self, pid: int) -> None:
         for life in self.open():
             record = self.house.spool.load_process(life.job.id)
-            if record is not None and record.pid == pid and get(self.house, life.job).state is JobState.RUNNING:
+            if record is None or record.pid != pid:
+                continue
+            job = get(self.house, life.job)
+            # The end of a step before the one at which the row stands is known.
+            if job.state is JobState.RUNNING and record.step == max(len(job.spans) - 1, 0):
                 life.is_lost = True
 
     def wait(self) -> None:
@@ -287,7 +306,7 @@ class Lives(Machine):
         for life in self.lives:
             # First the runs: who has been started is not queued any more, and never will be again.
             runs = life.runs
-            assert runs <= 1
+            life.check_steps(succeeded=False)
             if life.is_deleted:
                 continue
             job = get(self.house, life.job)
@@ -301,7 +320,8 @@ class Lives(Machine):
 
     def check_end(self, life: Life, job: Job) -> None:
         assert (job.state, job.status) in life.foretold(), f"{job.state, job.status, job.error} of {life}: {vars(life)}"
-        assert life.runs or job.status is None or job.status.code is None, "who exits has run"
+        assert life.runs or life.before or job.status is None or job.status.code is None, "who exits has run"
+        life.check_steps(succeeded=job.state is JobState.SUCCEEDED)
         record = self.house.spool.load_process(job.id)
         assert record is None or eventually(lambda: is_dead(record.pid))
 

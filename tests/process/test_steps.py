@@ -1,5 +1,6 @@
 """Jobs of several steps: each runs once, in order, whatever happens to who watches them."""
 
+import errno
 import os
 import random
 import signal
@@ -20,7 +21,7 @@ from jobrunner.ends import End, EndsFile, Registrar
 from jobrunner.proc import boot_id, read_stat
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.service.submission import StepAsked
-from jobrunner.spool import StepMark
+from jobrunner.spool import ProcessRecord, Spool, StepMark
 from jobrunner.store import jobs as store
 from tests.factories import CALLER, is_dead, make_job, running_executor, sequence
 from tests.process.conftest import NewHouse
@@ -263,6 +264,48 @@ def test_a_step_of_which_no_record_was_written_is_found_by_its_cookie(house: Hou
     assert (ended.state, runs(house, job)) == (JobState.SUCCEEDED, [0, 1, 2])
 
 
+class FullDisk(Spool):
+    """Takes no records of later steps' processes."""
+
+    def record_process(self, job_id: str, record: ProcessRecord) -> None:
+        if record.step:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().record_process(job_id, record)
+
+
+def test_that_a_step_may_run_is_written_down_before_its_process_is_made(house: House) -> None:
+    job = make_job(house, sequence(RUN, gated("second"), RUN))
+    with background(make_executor(house, spool=FullDisk(house.data_dir)), house.executor_lock):
+        started(house, job, "second")
+    assert house.spool.load_mark(job.id) == StepMark(1, boot_id())
+    assert house.spool.load_process(job.id) is None
+
+    with background(make_executor(house), house.executor_lock):
+        assert eventually(lambda: house.spool.load_process(job.id) is not None)
+        open_gate(house, job, "second")
+        ended = wait(house, job)
+
+    assert (ended.state, runs(house, job)) == (JobState.SUCCEEDED, [0, 1, 2])
+
+
+def test_a_step_whose_output_has_no_place_any_more_fails_the_job(house: House) -> None:
+    """Who takes over has only the name of the file."""
+    job = make_job(house, sequence(f"{gated('first')}; ln -sf /etc/motd ../stdout", RUN))
+    with ExecutorProcess(house) as executor:
+        started(house, job, "first")
+        pid_of(house, job)
+        executor.crash()
+    open_gate(house, job, "first")
+    assert eventually(Path(house.spool.path(job.id), "stdout").is_symlink)
+
+    with running_executor(house):
+        ended = wait(house, job)
+
+    assert ended.error is not None
+    assert (ended.state, ended.error.code) == (JobState.FAILED, ErrorCode.SPAWN_FAILED)
+    assert (states(ended), runs(house, job)) == ([GOOD, FAILED], [0])
+
+
 @pytest.mark.parametrize(
     ("wait_status", "state", "ran"), [(0, JobState.SUCCEEDED, [0, 1, 2]), (9, JobState.FAILED, [0, 1])]
 )
@@ -400,6 +443,16 @@ def test_a_step_that_was_recorded_by_another_executor_is_not_ours_to_go_on_with(
         now = utc_now()
         assert not store.record_step(connection, job.number, "somebody else", (StepSpan(now, now), StepSpan(now)))
     assert get(house, job).spans == ()
+
+
+def test_a_job_that_has_begun_a_later_step_is_never_queued_again(house: House) -> None:
+    job = between_steps(house)
+    owner = get(house, job).executor
+    assert owner is not None
+
+    with house.database.write() as connection:
+        assert store.requeue_job(connection, job.number, owner) is None
+    assert get(house, job).state is JobState.RUNNING
 
 
 def test_the_supervisor_tells_steps_apart(house: House) -> None:

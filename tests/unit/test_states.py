@@ -2,7 +2,11 @@
 
 import pytest
 
-from jobrunner.domain.states import ACTIVE, ENDED, TRANSITIONS, JobState, Priority
+from jobrunner.domain.states import ACTIVE, ENDED, TRANSITIONS, JobState, Priority, StepState
+
+
+def test_a_step_can_be_in_every_state_of_a_job_or_skipped() -> None:
+    assert {state.value for state in StepState} == {state.value for state in JobState} | {"skipped"}
 
 
 def test_every_state_has_its_line_in_the_table_of_transitions() -> None:
