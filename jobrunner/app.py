@@ -371,7 +371,6 @@ def make_services(house: House) -> "Services":
         files=house.files,
         callbacks=house.callbacks,
         access=house.access,
-        failures=Failures(house.config.auth.max_failures, house.config.auth.failure_window),
         audit=house.audit,
         failures=Failures(house.config.auth.max_failures, house.config.auth.failure_window),
         catalogue=house.catalogue,

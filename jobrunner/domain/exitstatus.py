@@ -56,6 +56,12 @@ def signal_name(number: int) -> str:
         return f"SIGRTMIN+{beyond}" if beyond > 0 else f"SIG{number}"
 
 
+_NAMES = "|".join(name.removeprefix("SIG").replace("+", r"\+") for name in sorted(signal.Signals.__members__))
+
+SIGNAL_PATTERN = rf"^(SIG)?({_NAMES}|RTMIN\+(0?[0-9]|[12][0-9]|30))$"
+"""What `parse_signal` takes, for people and programs who read a description."""
+
+
 def parse_signal(name: str) -> int:
     """Turn ``SIGTERM``, ``TERM`` or ``SIGRTMIN+3`` into its number.
 

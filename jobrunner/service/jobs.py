@@ -98,6 +98,11 @@ class JobService:
         self._audit = audit
         self._now = now
 
+    @property
+    def longest(self) -> float:
+        """Most seconds that a timeout or a grace period may have."""
+        return self._specs.longest
+
     def submit(
         self, asked: Submission, caller: Caller, *, wait: float = 0, key: IdempotencyKey | None = None
     ) -> Accepted:

@@ -96,6 +96,11 @@ class SpecMaker:
         self._catalogue = catalogue
         self._receivers = receivers
 
+    @property
+    def longest(self) -> float:
+        """Most seconds that a timeout or a grace period may have."""
+        return self._limits.max_timeout
+
     def make(self, asked: Submission) -> tuple[JobSpec, list[Input]]:
         """Return the specification of the job, and the content of what came with it.
 
@@ -197,7 +202,7 @@ class SpecMaker:
         return problems
 
     def _timeout_problems(self, at: str, timeout: float | None) -> Iterator[Problem]:
-        most = self._limits.max_timeout
+        most = self.longest
         if timeout is not None and not 0 < timeout <= most:
             yield Problem(at, f"must be more than 0 and at most {most:g} seconds")
 
@@ -223,7 +228,7 @@ class SpecMaker:
         return grace
 
     def _grace_problems(self, grace: float | None) -> list[Problem]:
-        most = self._limits.max_timeout
+        most = self.longest
         if grace is None or 0 <= grace <= most:
             return []
         return [Problem("#/grace", f"must be from 0 to {most:g} seconds")]

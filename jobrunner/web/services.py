@@ -30,7 +30,6 @@ class Services:
     files: FileService
     callbacks: CallbackService
     access: Access
-    failures: Failures
     audit: Audit
     failures: Failures
     catalogue: Catalogue

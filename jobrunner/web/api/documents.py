@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, RootModel
 
 from jobrunner.domain.callback import CallbackState
 from jobrunner.domain.job import ErrorCode
@@ -179,6 +179,10 @@ class JobDocument(Document):
     stdout: StreamDocument
     stderr: StreamDocument
     cancel: CancelDocument | None
+
+
+class SubmittedDocument(RootModel[JobDocument | PlanDocument]):
+    """What has become of a submission; what would, if it was a dry run."""
 
 
 class JobListDocument(Document):

@@ -13,7 +13,7 @@ from jobrunner.domain.states import ACTIVE, ENDED, JobState
 from jobrunner.service.document import job_path, render_job, render_plan
 from jobrunner.service.jobs import Accepted
 from jobrunner.web.api.blueprint import ApiBlueprint
-from jobrunner.web.api.documents import JobDocument, JobListDocument, ProblemDocument
+from jobrunner.web.api.documents import JobDocument, JobListDocument, ProblemDocument, SubmittedDocument
 from jobrunner.web.api.schema import DeleteQuery, JobPath, JobQuery, ListQuery, RerunQuery, Submission, SubmitQuery
 from jobrunner.web.parse import parse_idempotency_key, parse_wait
 from jobrunner.web.render import conditional, job_response, json_response
@@ -27,7 +27,7 @@ FORCE_PATIENCE = 30.0
 _STATE_GROUPS = {"active": ACTIVE, "ended": ENDED}
 
 
-@bp.post("", responses={202: JobDocument, 200: JobDocument})
+@bp.post("", responses={202: JobDocument, 200: SubmittedDocument})
 def submit(query: SubmitQuery, body: Submission) -> Response:
     """Submit a job. 202 once it is durable; with `Prefer: wait=N`, 200 if it ended within N seconds.
 

@@ -5,6 +5,7 @@ They check types and shapes. Rules that hold for every face of the service
 they are only described.
 """
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -14,12 +15,14 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
+    JsonValue,
     PlainValidator,
     WithJsonSchema,
     model_validator,
 )
 
 from jobrunner.domain.callback import URL_MAX
+from jobrunner.domain.exitstatus import SIGNAL_PATTERN
 from jobrunner.domain.spec import LABEL_MAX, LABELS_MAX, NAME_MAX, RESERVED_ENV_PREFIX, STEPS_MAX, StepKind
 from jobrunner.domain.states import JobState, Priority
 from jobrunner.service.submission import StepAsked
@@ -40,6 +43,7 @@ _CONTENT = {
 }
 
 Text = Annotated[str, Field(json_schema_extra=_NO_NUL)]
+Command = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"})]
 Words = Annotated[list[Text], Field(json_schema_extra={"minItems": 1})]
 Content = Annotated[bytes, PlainValidator(decode_content), WithJsonSchema(_CONTENT)]
 FileName = Annotated[str, Field(json_schema_extra={"pattern": r"^(?!\.{1,2}$)[^/\u0000]+$", "maxLength": 255})]
@@ -50,7 +54,26 @@ Name = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000-\u001f\u00
 CallbackUrl = Annotated[
     str, Field(json_schema_extra={"format": "uri", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://", "maxLength": URL_MAX})
 ]
+SignalName = Annotated[str, Field(json_schema_extra={"pattern": SIGNAL_PATTERN})]
 Seconds = Annotated[FiniteFloat, Field(json_schema_extra={"minimum": 0})]
+
+
+_NULL: dict[str, JsonValue] = {"type": "null"}
+
+
+def _exactly_one(*names: str) -> JsonValue:
+    """Describe that exactly one of these members is given, and `args` with `script` only."""
+    return [
+        {
+            "required": [name],
+            "properties": {
+                **dict.fromkeys(names, _NULL),
+                **({} if name == StepKind.SCRIPT else {"args": _NULL}),
+                name: {"not": _NULL},
+            },
+        }
+        for name in names
+    ]
 
 
 class Body(BaseModel):
@@ -73,11 +96,11 @@ class NoQuery(Query):
 class What(Body):
     """What one process runs, and with what around it."""
 
-    command: Text | None = Field(None, description="one string, run by `/bin/sh -c`")
+    command: Command | None = Field(None, description="one string, run by `/bin/sh -c`")
     argv: Words | None = Field(None, description="a program and its arguments, executed directly")
     script: Text | None = Field(None, description="a file of the catalogue, executed directly")
     args: list[Text] | None = Field(None, description="arguments of `script`")
-    source: Text | None = Field(
+    source: str | None = Field(
         None, description="text of a script; its `#!` line names the interpreter, else `/bin/sh`"
     )
     env: dict[EnvName, Text] = Field({}, description="added to the base environment")
@@ -112,6 +135,8 @@ class What(Body):
 class Step(What):
     """One of several steps. Exactly one of `command`, `argv`, `script` and `source` says what it runs."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": _exactly_one(*StepKind)})
+
     env: dict[EnvName, Text] = Field({}, description="added to the job's own")
     cwd: Text | None = Field(None, description="in the place of the job's")
     timeout: Seconds | None = Field(
@@ -127,6 +152,8 @@ class Step(What):
 
 class Submission(What):
     """A job to run. Exactly one of `command`, `argv`, `script`, `source` and `steps` says what."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": _exactly_one(*StepKind, "steps")})
 
     steps: list[Step] | None = Field(
         None,
@@ -173,14 +200,14 @@ class Submission(What):
 class Cancel(Body):
     """How to end a job; all of it is optional."""
 
-    signal: str | None = Field(None, description="sent first; default SIGTERM")
+    signal: SignalName | None = Field(None, description="sent first; default SIGTERM")
     grace: Seconds | None = Field(None, description="seconds until SIGKILL; 0 escalates now; default: the job's own")
 
 
 class Signal(Body):
     """A signal for a running job."""
 
-    signal: str = Field(description="like SIGUSR1")
+    signal: SignalName = Field(description="like SIGUSR1")
 
 
 class JobPath(BaseModel):
@@ -259,6 +286,16 @@ class EventsQuery(Query):
     signature: str | None = Field(None, description="in the place of a token; `stream-url` makes it")
 
 
+def _check_time(value: str) -> str:
+    # pydantic takes numbers, too, and guesses whether these are seconds or milliseconds.
+    if not re.match(r"\d{4}-\d\d-\d\d[Tt ]", value, re.ASCII):
+        raise ValueError("must be a time like 2026-01-31T12:00:00Z")
+    return value
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_check_time)]
+
+
 class ListQuery(Query):
     """Filters of a list; everything given must hold."""
 
@@ -270,8 +307,8 @@ class ListQuery(Query):
         [], description="`key:value`; all of these", json_schema_extra={"maxItems": LABELS_MAX}
     )
     owner: str | None = None
-    since: AwareDatetime | None = Field(None, description="created at or after")
-    until: AwareDatetime | None = Field(None, description="created at or before")
+    since: Time | None = Field(None, description="created at or after")
+    until: Time | None = Field(None, description="created at or before")
     q: str | None = Field(None, description="a substring of name or command", max_length=200)
     limit: int = Field(50, ge=1, le=1000)
     cursor: str | None = Field(None, description="from `next` of the page before")
