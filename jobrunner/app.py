@@ -79,6 +79,12 @@ class House:
         """Where the first start leaves the administrator's token."""
         return self.data_dir / "admin.token"
 
+    @property
+    def base_environment(self) -> dict[str, str]:
+        """The environment of every job, which its own `env` is added to."""
+        inherited = {name: os.environ[name] for name in INHERITED_ENVIRONMENT if name in os.environ}
+        return {"PATH": DEFAULT_PATH, **inherited, **self.config.environment}
+
     @cached_property
     def database(self) -> Database:
         """The database, which need not exist yet."""
@@ -180,6 +186,7 @@ class House:
     def make_jobs(self, api: str, *, is_dialect: bool = False) -> "JobService":
         """Make the use cases of jobs that come through this face of the service; a dialect sees no others."""
         from jobrunner.service.admission import Admission
+        from jobrunner.service.commands import CommandRules
         from jobrunner.service.jobs import JobService
         from jobrunner.service.submission import SpecMaker
 
@@ -193,6 +200,7 @@ class House:
                 self.config.executor,
                 self.config.output,
                 self.config.policy,
+                CommandRules(self.config.policy.allow_commands, self.base_environment),
                 self.catalogue,
                 self.config.callbacks.policy,
             ),
@@ -263,7 +271,6 @@ class House:
             groups = ControlGroups.find(settings.cgroup)
         except OSError as error:
             raise ConfigError([f"[executor] cgroup = {settings.cgroup}: {error.strerror}: {error.filename}"]) from error
-        inherited = {name: os.environ[name] for name in INHERITED_ENVIRONMENT if name in os.environ}
         return Executor(
             f"{os.getpid()}-{secrets.token_hex(8)}",
             self.database,
@@ -271,7 +278,7 @@ class House:
             self.hints,
             max_running=settings.max_running,
             stop_grace=settings.grace if settings.on_stop == "kill" else None,
-            environment={"PATH": DEFAULT_PATH, **inherited, **self.config.environment},
+            environment=self.base_environment,
             kill_leftovers=settings.kill_leftovers,
             output=self.config.output,
             orphans=Orphans() if owns_process else None,

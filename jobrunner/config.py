@@ -26,6 +26,7 @@ from jobrunner import config_values as read
 from jobrunner.config_dialects import DIALECTS, SECTION_PREFIX, SHORT_NAMES, DialectSettings, contradictions
 from jobrunner.config_values import Secret
 from jobrunner.config_values import setting as _setting
+from jobrunner.domain.access import EVERYTHING
 from jobrunner.domain.addresses import AddressPolicy, Rule
 from jobrunner.domain.errors import ConfigError
 
@@ -126,6 +127,7 @@ class Policy:
     """``[policy]``: what jobs may be."""
 
     allow_shell: bool = _setting(True, read.yes_no, "accept command and source")
+    allow_commands: tuple[str, ...] = _setting(EVERYTHING, read.commands, "patterns of the programs that may be run")
     mask_env: tuple[str, ...] = _setting(
         read.patterns(_MASK), read.patterns, "variables of jobs whose values are hidden in the log"
     )

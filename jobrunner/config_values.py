@@ -14,6 +14,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
+from jobrunner.domain.access import NO_COMMANDS, pattern_problem
 from jobrunner.domain.addresses import Rule, parse_rule
 
 Parser = Callable[[str], Any]
@@ -178,6 +179,14 @@ def secret(text: str) -> Secret:
     if not text or not text.isascii() or not text.isprintable():
         raise ValueError("expected printable ASCII characters")
     return Secret(text)
+
+
+def commands(text: str) -> tuple[str, ...]:
+    """Read patterns of programs: of absolute paths, for these are what they are held against."""
+    found = tuple(words(text))
+    if not found or (found != NO_COMMANDS and any(map(pattern_problem, found))):
+        raise ValueError("expected none, or patterns of absolute paths, like /usr/bin/git or /opt/tools/*")
+    return found
 
 
 def secrets(text: str) -> tuple[Secret, ...]:

@@ -33,6 +33,13 @@ def token() -> None:
 )
 @click.option("--all-jobs", is_flag=True, help="It sees and touches the jobs of others, too.")
 @click.option("--scripts", "scripts", multiple=True, metavar="PATTERN", help="Only these scripts; repeatable.")
+@click.option(
+    "--commands",
+    "commands",
+    multiple=True,
+    metavar="PATTERN",
+    help="Only these programs, by the absolute path of the file that is executed; repeatable.",
+)
 @duration_option("--expires", "valid_for", metavar="AGE", help="Worthless after AGE, like 30d.")
 @json_option
 @click.pass_context
@@ -41,13 +48,14 @@ def create(
     name: str,
     scopes: tuple[str, ...],
     scripts: tuple[str, ...],
+    commands: tuple[str, ...],
     valid_for: float | None,
     *,
     all_jobs: bool,
     as_json: bool,
 ) -> None:
     """Make a token and print it: it is shown this once."""
-    grant = Grant(frozenset(map(Scope, scopes)), all_jobs, scripts or EVERYTHING)
+    grant = Grant(frozenset(map(Scope, scopes)), all_jobs, scripts or EVERYTHING, commands or EVERYTHING)
     secret = _open_audited(ctx).tokens.create(name, grant, valid_for=valid_for)
     if as_json:
         print_json({"name": name, "token": secret, **_render_grant(grant)})
@@ -64,7 +72,7 @@ def list_tokens(ctx: click.Context, *, as_json: bool) -> None:
     if as_json:
         print_json([_render(entry) for entry in found])
         return
-    columns = ("name", "scopes", "jobs", "scripts", "created", "expires", "last used")
+    columns = ("name", "scopes", "jobs", "scripts", "commands", "created", "expires", "last used")
     print_table(columns, [_row(entry) for entry in found])
 
 
@@ -94,13 +102,19 @@ def _render(entry: Token) -> dict[str, object]:
 
 
 def _render_grant(grant: Grant) -> dict[str, object]:
-    return {"scopes": sorted(grant.scopes), "all_jobs": grant.sees_all, "scripts": list(grant.scripts)}
+    return {
+        "scopes": sorted(grant.scopes),
+        "all_jobs": grant.sees_all,
+        "scripts": list(grant.scripts),
+        "commands": list(grant.commands),
+    }
 
 
 def _row(entry: Token) -> tuple[str, ...]:
     jobs = "all" if entry.grant.sees_all else "own"
     times = (_to_the_second(at) for at in (entry.created_at, entry.expires_at, entry.last_used_at))
-    return (entry.name, " ".join(sorted(entry.grant.scopes)), jobs, " ".join(entry.grant.scripts), *times)
+    patterns = (" ".join(entry.grant.scripts), " ".join(entry.grant.commands))
+    return (entry.name, " ".join(sorted(entry.grant.scopes)), jobs, *patterns, *times)
 
 
 def _to_the_second(at: datetime | None) -> str:

@@ -32,6 +32,9 @@ _IMPLIED = {Scope.ADMIN: frozenset(Scope), Scope.EXEC: frozenset({Scope.EXEC, Sc
 
 EVERYTHING = ("*",)
 
+NO_COMMANDS = ("none",)
+"""Matches no path, for all paths begin with a slash."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grant:
@@ -41,11 +44,13 @@ class Grant:
         scopes: as they were given; `allows` knows what they imply.
         all_jobs: whether the jobs of others are shown and touched as well.
         scripts: patterns (fnmatch) of the catalogued scripts that may be submitted.
+        commands: patterns of the programs that may be run, by the absolute paths of their files.
     """
 
     scopes: frozenset[Scope]
     all_jobs: bool = False
     scripts: tuple[str, ...] = EVERYTHING
+    commands: tuple[str, ...] = EVERYTHING
 
     def allows(self, scope: Scope) -> bool:
         """Tell whether something that needs this scope may be done."""
@@ -54,6 +59,11 @@ class Grant:
     def allows_script(self, name: str) -> bool:
         """Tell whether this script may be submitted."""
         return matches(name, self.scripts)
+
+    @property
+    def allows_all_commands(self) -> bool:
+        """Whether any program may be run, as far as that depends on the token."""
+        return "*" in self.commands
 
     @property
     def sees_all(self) -> bool:
@@ -93,4 +103,16 @@ class Caller:
 
 def matches(text: str, patterns: Iterable[str]) -> bool:
     """Tell whether a text is of one of these patterns (fnmatch: ``*`` takes slashes too)."""
-    return any(fnmatchcase(text, pattern) for pattern in patterns)
+    return find_match(text, patterns) is not None
+
+
+def find_match(text: str, patterns: Iterable[str]) -> str | None:
+    """Return the first of these patterns that a text is of (fnmatch: ``*`` takes slashes too), if there is one."""
+    return next((pattern for pattern in patterns if fnmatchcase(text, pattern)), None)
+
+
+def pattern_problem(pattern: str) -> str | None:
+    """Say why no program can be of this pattern, or return None."""
+    if pattern[:1] not in {"/", "*", "?", "["}:
+        return f"{pattern!r} is no pattern of absolute paths, like /usr/bin/git or /opt/tools/*"
+    return None

@@ -4,7 +4,8 @@
     ├── ConfigError              the configuration is wrong; names every problem
     ├── InvalidRequest           what was asked can't be done as written; points at each member
     ├── Forbidden                policy or the caller's token refuses it
-    │   └── ShellNotAllowed
+    │   ├── ShellNotAllowed
+    │   └── CommandNotAllowed
     ├── Unauthenticated          no token, or not a known one
     ├── NotFound
     │   ├── JobNotFound
@@ -86,6 +87,10 @@ class ShellNotAllowed(Forbidden):
 
     def __init__(self) -> None:
         super().__init__("shells are not allowed here ([policy] allow_shell = no); use argv or a catalogued script")
+
+
+class CommandNotAllowed(Forbidden):
+    """``[policy] allow_commands``, or the caller's token, is not for the program that a job would run."""
 
 
 class Unauthenticated(JobrunnerError):

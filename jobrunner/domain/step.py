@@ -46,6 +46,8 @@ class Step:
         cwd: in the place of the job's; None: that.
         timeout: seconds that it may run; None: as long as the job may.
         name: for people.
+        executable: the absolute path of the file that is executed, with `argv` as it is; None: what the first word
+            of `argv` leads to when the step starts.
     """
 
     kind: StepKind
@@ -54,6 +56,7 @@ class Step:
     cwd: str | None = None
     timeout: float | None = None
     name: str | None = None
+    executable: str | None = None
 
     def command_line(self, source_path: str) -> tuple[str, ...]:
         """Return the exact argv of the process.
@@ -85,7 +88,13 @@ class Step:
 
     def to_json(self) -> dict[str, Any]:
         """Return what the database keeps; `from_json` turns it back. What says nothing is left out."""
-        members = {"env": dict(self.env), "cwd": self.cwd, "timeout": self.timeout, "name": self.name}
+        members = {
+            "env": dict(self.env),
+            "cwd": self.cwd,
+            "timeout": self.timeout,
+            "name": self.name,
+            "executable": self.executable,
+        }
         said = {member: value for member, value in members.items() if value not in ({}, None)}
         return {"kind": self.kind.value, "argv": list(self.argv), **said}
 
@@ -99,6 +108,7 @@ class Step:
             cwd=data.get("cwd"),
             timeout=data.get("timeout"),
             name=data.get("name"),
+            executable=data.get("executable"),
         )
 
 

@@ -19,6 +19,7 @@ from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import ErrorCode, JobError
 from jobrunner.domain.spec import COOKIE, STEP_COOKIE
 from jobrunner.proc import boot_id, list_pids, read_environ, read_stat
+from jobrunner.programs import is_itself
 from jobrunner.spool import JobStreams, ProcessRecord
 
 _RESET_BY_POPEN = {signal.SIGPIPE, signal.SIGXFSZ}
@@ -170,6 +171,7 @@ class AdoptedProcess:
 def spawn(
     argv: Sequence[str],
     *,
+    executable: str | None = None,
     cwd: str,
     env: Mapping[str, str],
     streams: JobStreams,
@@ -179,6 +181,7 @@ def spawn(
 
     Args:
         argv: a program without a slash is looked for in the ``PATH`` of ``env``.
+        executable: the file that is executed instead: one that `find_program` has found and somebody has judged.
         cwd: where it starts.
         env: its whole environment.
         streams: its standard streams; still the caller's to close.
@@ -188,10 +191,14 @@ def spawn(
     Raises:
         SpawnError: with the system's words.
     """
+    if executable is not None and not is_itself(executable):
+        # What was judged is a file, and this is another one: its path leads somewhere else now, or to nothing.
+        raise SpawnError(_explain_change(executable))
     for attempt in range(_BUSY_ATTEMPTS):
         try:
             popen = subprocess.Popen(
                 argv,
+                executable=executable,
                 cwd=cwd,
                 env=env,
                 stdin=streams.stdin,
@@ -206,7 +213,7 @@ def spawn(
             if error.errno == errno.ETXTBSY and attempt + 1 < _BUSY_ATTEMPTS:
                 time.sleep(0.01)
                 continue
-            raise SpawnError(_explain(error, argv[0], cwd)) from error
+            raise SpawnError(_explain(error, executable or argv[0], cwd)) from error
         except (ValueError, subprocess.SubprocessError) as error:
             raise SpawnError(JobError(ErrorCode.SPAWN_FAILED, str(error))) from error
         try:
@@ -247,6 +254,14 @@ def _explain(error: OSError, program: str, cwd: str) -> JobError:
     if error.errno == errno.ENOENT and "/" in program and os.path.exists(os.path.join(cwd, program)):
         return JobError(explained.code, f"{explained.detail} (the file is there; the interpreter it names is not)")
     return explained
+
+
+def _explain_change(executable: str) -> JobError:
+    if not os.path.lexists(executable):
+        return JobError(ErrorCode.NOT_FOUND, f"{os.strerror(errno.ENOENT)}: {executable}")
+    return JobError(
+        ErrorCode.PERMISSION_DENIED, f"{executable} is no longer the program that it was when the job was submitted"
+    )
 
 
 def identify(process: ChildProcess, step: int = 0) -> ProcessRecord:

@@ -84,6 +84,7 @@ class Starter:
         with groups.entrance(job.id) if groups is not None else nullcontext() as enter:
             return processes.spawn(
                 step.command_line(self._spool.source(job.id, index)),
+                executable=step.executable,
                 cwd=os.path.join(scratch, cwd) if cwd else scratch,
                 env={
                     **self._around.environment,

@@ -229,21 +229,25 @@ class Access:
             caller: who is asking.
             script: the name of a catalogued one; None: anything else.
             changes_surroundings: it sets variables of the environment, or the working directory: with these a script
-                can be made to run anything (``LD_PRELOAD``, ``PATH``, ``BASH_ENV``).
+                or a program can be made to run anything (``LD_PRELOAD``, ``PATH``, ``BASH_ENV``).
 
         Raises:
-            Forbidden: it needs another scope, or the token is for other scripts.
+            Forbidden: it needs another scope, or the token is for other scripts, or not for all programs.
         """
         if script is None:
             self.require(caller, Scope.EXEC)
+        else:
+            self.require(caller, Scope.RUN)
+            if not caller.grant.allows_script(script):
+                raise Forbidden(f"the token {caller.name!r} is not for the script {script!r}")
+        if not changes_surroundings:
             return
-        self.require(caller, Scope.RUN)
-        if not caller.grant.allows_script(script):
-            raise Forbidden(f"the token {caller.name!r} is not for the script {script!r}")
-        if changes_surroundings and not caller.grant.allows(Scope.EXEC):
+        if not caller.grant.allows(Scope.EXEC):
             raise Forbidden(
                 f"to give a script env or cwd needs the scope exec, which the token {caller.name!r} has not"
             )
+        if not caller.grant.allows_all_commands:
+            raise Forbidden(f"env and cwd are for tokens that may run any program, which {caller.name!r} may not")
 
     def owner_for(self, caller: Caller, owner: str | None) -> str | None:
         """Return whose jobs a list or a sum may be of; None: everyone's.

@@ -15,6 +15,7 @@ from jobrunner.service.jobs import JobService
 from jobrunner.service.output import OutputService
 from jobrunner.store import callbacks as store
 from jobrunner.store.engine import Connection, Database
+from jobrunner.store.jobs import load_inputs
 
 TEXT_MOST = 65536
 """Most bytes of a stream that a callback includes: its tail, if it is longer. Receivers want small bodies."""
@@ -56,7 +57,7 @@ class CallbackService:
 
         def write(connection: Connection) -> tuple[Job, tuple[Callback, ...]]:
             job = self._access.job_for(connection, reference, caller, Scope.READ)
-            self._jobs.require_again(job.spec, caller)
+            self._jobs.require_again(job.spec, caller, lambda: load_inputs(connection, job.number))
             if job.spec.callback_url is None:
                 raise NoCallback
             if not store.send_again(connection, job.number, self._now()):

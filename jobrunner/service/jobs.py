@@ -18,6 +18,7 @@ from jobrunner.hints import Hint, Hints
 from jobrunner.service.access import Access
 from jobrunner.service.admission import Admission
 from jobrunner.service.audit import Audit
+from jobrunner.service.commands import LoadInputs
 from jobrunner.service.submission import SpecMaker, StepAsked, Submission
 from jobrunner.service.waiting import Listener, Waiters
 from jobrunner.spool import Spool
@@ -122,7 +123,7 @@ class JobService:
             StorageError: nothing was stored.
         """
         self._require(caller, asked, [step.script for step in asked.steps])
-        spec, inputs = self._specs.make(asked)
+        spec, inputs = self._specs.make(asked, caller)
         return self._add("submit", spec, inputs, caller, wait, key)
 
     def rerun(
@@ -139,17 +140,25 @@ class JobService:
             # Who may run something has to see it, to know what it is.
             job = self._job_for(connection, reference, caller, Scope.READ)
             inputs = store.load_inputs(connection, job.number)
-        self.require_again(job.spec, caller)
-        return self._add("rerun", job.spec, inputs, caller, wait, key)
+        spec = self.require_again(job.spec, caller, lambda: inputs)
+        return self._add("rerun", spec, inputs, caller, wait, key)
 
-    def require_again(self, spec: JobSpec, caller: Caller) -> None:
+    def require_again(self, spec: JobSpec, caller: Caller, load_inputs: LoadInputs) -> JobSpec:
         """Let those pass who may submit today what is a job already.
+
+        Args:
+            spec: of the job.
+            caller: who would submit it again.
+            load_inputs: returns what came with it; called only if that matters.
+
+        Returns:
+            What would be run today.
 
         Raises:
             InvalidRequest, Forbidden: it would not be accepted, or not of this caller.
         """
         self._require(caller, spec, [self._specs.script(step) for step in spec.steps])
-        self._specs.check(spec)
+        return self._specs.check(spec, caller, load_inputs)
 
     def plan(self, asked: Submission, caller: Caller) -> Plan:
         """Say what a submission would run, or refuse it as `submit` would; nothing is stored.
@@ -158,10 +167,10 @@ class JobService:
             InvalidRequest, Forbidden, NameInUse, TooBusy, StorageError: as `submit`.
         """
         self._require(caller, asked, [step.script for step in asked.steps])
-        spec, _ = self._specs.make(asked)
+        spec, _ = self._specs.make(asked, caller)
         with self._database.read() as connection:
             self._admission.check(connection, spec, caller)
-        return Plan(spec, self._specs.limits(), tuple(map(self._specs.rule, spec.steps)))
+        return Plan(spec, self._specs.limits(), tuple(self._specs.rule(step, caller) for step in spec.steps))
 
     def _require(self, caller: Caller, asked: Submission | JobSpec, scripts: Sequence[str | None]) -> None:
         """Judge what each step asks for; ``scripts`` are the names of those that are catalogued."""
@@ -214,7 +223,7 @@ class JobService:
         accepted = self._database.write_together(add, durable=True)
         if not accepted.is_repeat:
             self._hints.wake_executor(Hint.QUEUED)
-        rules = dict.fromkeys(map(self._specs.rule, accepted.job.spec.steps))
+        rules = dict.fromkeys(self._specs.rule(step, caller) for step in accepted.job.spec.steps)
         self._audit.submission(action, caller, accepted.job, rule=", ".join(rules), is_repeat=accepted.is_repeat)
         return accepted
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jobrunner.config import Executor, Output, Policy
+from jobrunner.domain.access import Caller
 from jobrunner.domain.addresses import AddressPolicy
 from jobrunner.domain.callback import parse_url
 from jobrunner.domain.errors import InvalidRequest, Problem, ShellNotAllowed
@@ -21,6 +22,7 @@ from jobrunner.domain.spec import (
 )
 from jobrunner.domain.states import Priority
 from jobrunner.service.catalogue import Catalogue
+from jobrunner.service.commands import CommandRules, LoadInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +85,24 @@ class SpecMaker:
         limits: how long jobs may run.
         output: how much is kept of what they write.
         policy: what they may be.
+        commands: which programs they may run.
         catalogue: the scripts that may be run by name.
         receivers: where callbacks may go.
     """
 
     def __init__(
-        self, limits: Executor, output: Output, policy: Policy, catalogue: Catalogue, receivers: AddressPolicy
+        self,
+        limits: Executor,
+        output: Output,
+        policy: Policy,
+        commands: CommandRules,
+        catalogue: Catalogue,
+        receivers: AddressPolicy,
     ) -> None:
         self._limits = limits
         self._output = output
         self._policy = policy
+        self._commands = commands
         self._catalogue = catalogue
         self._receivers = receivers
 
@@ -101,12 +111,12 @@ class SpecMaker:
         """Most seconds that a timeout or a grace period may have."""
         return self._limits.max_timeout
 
-    def make(self, asked: Submission) -> tuple[JobSpec, list[Input]]:
+    def make(self, asked: Submission, caller: Caller) -> tuple[JobSpec, list[Input]]:
         """Return the specification of the job, and the content of what came with it.
 
         Raises:
             InvalidRequest: with everything that is wrong.
-            ShellNotAllowed: policy refuses.
+            ShellNotAllowed, CommandNotAllowed: policy refuses, or the caller's token.
         """
         self._check_policy(asked.steps)
         problems = self._limit_problems(asked)
@@ -129,7 +139,7 @@ class SpecMaker:
         problems.extend(spec.problems(is_sequence=asked.is_sequence))
         if problems:
             raise InvalidRequest(problems)
-        return spec, inputs
+        return self._commands.judge(spec, caller, lambda: inputs, is_sequence=asked.is_sequence), inputs
 
     def _steps(self, asked: Submission, problems: list[Problem]) -> tuple[Step, ...]:
         return tuple(
@@ -161,17 +171,26 @@ class SpecMaker:
             case StepKind.ARGV:
                 return asked.words
 
-    def check(self, spec: JobSpec) -> None:
+    def check(self, spec: JobSpec, caller: Caller, load_inputs: LoadInputs) -> JobSpec:
         """Hold a specification of earlier against the configuration and policy of today.
 
+        Args:
+            spec: of a job.
+            caller: who would submit it again.
+            load_inputs: returns what came with it; called only if that matters.
+
+        Returns:
+            What would be run today.
+
         Raises:
-            InvalidRequest, ShellNotAllowed: it would not be accepted now.
+            InvalidRequest, ShellNotAllowed, CommandNotAllowed: it would not be accepted now.
         """
         self._check_policy(spec.steps)
         problems = self._limit_problems(spec)
         problems.extend(self._callback_problems(spec.callback_url))
         if problems:
             raise InvalidRequest(problems)
+        return self._commands.judge(spec, caller, load_inputs, is_sequence=len(spec.steps) > 1)
 
     def script(self, step: Step) -> str | None:
         """Return the name of the catalogued script that a step runs; None: it runs something else."""
@@ -181,13 +200,12 @@ class SpecMaker:
         """Return what the configuration sets to every job, beyond its time."""
         return {"output_bytes": self._output.max_bytes, "on_output_limit": self._output.on_limit}
 
-    def rule(self, step: Step) -> str:
+    def rule(self, step: Step, caller: Caller) -> str:
         """Name the rule that allows a step, in the words of the configuration."""
         if step.kind is StepKind.SCRIPT:
             return "catalogue: scripts in [storage] scripts_dir"
-        if step.kind.needs_shell:
-            return "[policy] allow_shell = yes"
-        return "every program is allowed"
+        rules = ["[policy] allow_shell = yes" if step.kind.needs_shell else None, self._commands.rule(step, caller)]
+        return ", ".join(filter(None, rules)) or "every program is allowed"
 
     def _check_policy(self, steps: Iterable[Step | StepAsked]) -> None:
         if not self._policy.allow_shell and any(step.kind.needs_shell for step in steps):

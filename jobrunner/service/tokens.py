@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from jobrunner.clock import Now
-from jobrunner.domain.access import ADMINISTRATOR, TOKEN_PREFIX, Caller, Grant, Scope
+from jobrunner.domain.access import ADMINISTRATOR, TOKEN_PREFIX, Caller, Grant, Scope, pattern_problem
 from jobrunner.domain.errors import InvalidRequest, TokenExists, TokenNotFound
 from jobrunner.secretfile import write_secret
 from jobrunner.service.audit import Audit
@@ -53,6 +53,8 @@ class TokenService:
             raise InvalidRequest.at("#/name", "must have 1 to 128 printable characters")
         if not grant.scopes:
             raise InvalidRequest.at("#/scopes", f"must have at least one of {', '.join(Scope)}")
+        if problems := [problem for pattern in grant.commands if (problem := pattern_problem(pattern))]:
+            raise InvalidRequest.at("#/commands", "; ".join(problems))
         secret = _make_secret()
         now = self._now()
         expires_at = now + timedelta(seconds=valid_for) if valid_for is not None else None

@@ -36,7 +36,12 @@ def list_tokens(connection: Connection) -> list[Token]:
             row.name,
             row.sha256,
             datetime.fromisoformat(row.created_at),
-            Grant(frozenset(map(Scope, row.scopes.split())), row.all_jobs, tuple(json.loads(row.scripts))),
+            Grant(
+                frozenset(map(Scope, row.scopes.split())),
+                row.all_jobs,
+                tuple(json.loads(row.scripts)),
+                tuple(json.loads(row.commands)),
+            ),
             to_time(row.expires_at),
             to_time(row.last_used_at),
         )
@@ -59,6 +64,7 @@ def add_token(connection: Connection, token: Token) -> None:
             scopes=" ".join(sorted(token.grant.scopes)),
             all_jobs=token.grant.all_jobs,
             scripts=json.dumps(token.grant.scripts),
+            commands=json.dumps(token.grant.commands),
             expires_at=to_text(token.expires_at) if token.expires_at is not None else None,
         )
     )

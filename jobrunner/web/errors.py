@@ -17,6 +17,7 @@ STATUSES: Mapping[type[errors.JobrunnerError], tuple[int, str, str]] = {
     # exception: status, name of the problem's type, title
     errors.InvalidRequest: (422, "invalid-request", "The request can't be done as written"),
     errors.ShellNotAllowed: (403, "shell-not-allowed", "Shells are not allowed"),
+    errors.CommandNotAllowed: (403, "command-not-allowed", "This command is not allowed"),
     errors.Forbidden: (403, "forbidden", "Not allowed"),
     errors.Unauthenticated: (401, "unauthorized", "A token is needed"),
     errors.NotFound: (404, "not-found", "Not found"),

@@ -258,14 +258,33 @@ def test_a_token_expires(service: Service) -> None:
 
 
 def test_a_token_s_last_use_is_written_down(service: Service) -> None:
-    options = ("--scope", "read", "--scope", "cancel", "--scripts", "a*", "--expires", "30d", "--json")
+    options = (
+        "--scope",
+        "read",
+        "--scope",
+        "cancel",
+        "--scripts",
+        "a*",
+        "--commands",
+        "/usr/*",
+        "--expires",
+        "30d",
+        "--json",
+    )
     made = json.loads(jobrunner(service, "token", "create", "used", *options).stdout)
     token = made.pop("token")
-    assert made == {"name": "used", "scopes": ["cancel", "read"], "all_jobs": False, "scripts": ["a*"]}
+    assert made == {
+        "name": "used",
+        "scopes": ["cancel", "read"],
+        "all_jobs": False,
+        "scripts": ["a*"],
+        "commands": ["/usr/*"],
+    }
     Asking(service, token, "")("GET", "/v1/jobs")
 
     listed = {entry["name"]: entry for entry in json.loads(jobrunner(service, "token", "list", "--json").stdout)}
     assert listed["used"]["last_used_at"] > listed["used"]["created_at"]
     assert listed["used"]["scopes"] == ["cancel", "read"]
+    assert (listed["used"]["commands"], listed["admin"]["commands"]) == (["/usr/*"], ["*"])
     assert listed["used"]["expires_at"] > listed["used"]["last_used_at"]
     assert listed["admin"]["expires_at"] is None

@@ -9,7 +9,7 @@ import pytest
 
 from jobrunner.app import House
 from jobrunner.clock import utc_now
-from jobrunner.domain.access import ADMINISTRATOR, Caller
+from jobrunner.domain.access import ADMINISTRATOR, Caller, Grant, Scope
 from jobrunner.domain.errors import (
     InvalidRequest,
     JobNotFound,
@@ -310,3 +310,13 @@ def test_a_job_is_found_by_uuid_and_number_and_nothing_else(house: House) -> Non
     for reference in ("", "0", "2", "-1", f"{job.number}.0", job.id[:-1], "१", "1" * 10_000):
         with pytest.raises(JobNotFound, match="no job has this id"):
             house.jobs.get(reference, CALLER)
+
+
+def test_a_token_is_for_programs_by_their_paths(tokens: TokenService) -> None:
+    for wrong in ("git", "none", ""):
+        with pytest.raises(InvalidRequest, match="absolute path"):
+            tokens.create("ci", Grant(frozenset({Scope.EXEC}), commands=("/usr/bin/git", wrong)))
+    patterns = ("/usr/bin/git", "*/bin/[ab]*", "?opt*")
+    tokens.create("ci", Grant(frozenset({Scope.EXEC}), commands=patterns))
+
+    assert [token.grant.commands for token in tokens.list()] == [patterns]

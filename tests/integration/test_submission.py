@@ -6,14 +6,17 @@ from typing import Any
 import pytest
 
 from jobrunner.config import Callbacks, Executor, Output, Policy
+from jobrunner.domain.access import EVERYTHING
 from jobrunner.domain.errors import InvalidRequest, ShellNotAllowed
 from jobrunner.domain.spec import Input, InputInfo, InputKind, StepKind
 from jobrunner.domain.states import Priority
 from jobrunner.service.catalogue import Catalogue
+from jobrunner.service.commands import CommandRules
 from jobrunner.service.submission import SpecMaker, StepAsked, Submission
-from tests.factories import argv, shell
+from tests.factories import CALLER, argv, shell
 
 RECEIVERS = Callbacks().policy
+ANY_PROGRAM = CommandRules(EVERYTHING, {})
 
 
 @pytest.fixture
@@ -29,19 +32,24 @@ def scripts(tmp_path: Path) -> Path:
 def maker(scripts: Path) -> SpecMaker:
     """The default configuration, with a ceiling of an hour."""
     return SpecMaker(
-        Executor(default_timeout=60.0, max_timeout=3600.0, grace=5.0), Output(), Policy(), Catalogue(scripts), RECEIVERS
+        Executor(default_timeout=60.0, max_timeout=3600.0, grace=5.0),
+        Output(),
+        Policy(),
+        ANY_PROGRAM,
+        Catalogue(scripts),
+        RECEIVERS,
     )
 
 
 @pytest.fixture
 def strict(scripts: Path) -> SpecMaker:
     """A policy without shells."""
-    return SpecMaker(Executor(), Output(), Policy(allow_shell=False), Catalogue(scripts), RECEIVERS)
+    return SpecMaker(Executor(), Output(), Policy(allow_shell=False), ANY_PROGRAM, Catalogue(scripts), RECEIVERS)
 
 
 def pointers(maker: SpecMaker, asked: Submission) -> list[str]:
     with pytest.raises(InvalidRequest) as refusal:
-        maker.make(asked)
+        maker.make(asked, CALLER)
     return [problem.pointer for problem in refusal.value.problems]
 
 
@@ -57,18 +65,18 @@ def script(*words: str, **members: Any) -> Submission:
 
 
 def test_a_command_goes_to_the_shell(maker: SpecMaker) -> None:
-    spec, inputs = maker.make(shell("echo $HOME; exit 3"))
+    spec, inputs = maker.make(shell("echo $HOME; exit 3"), CALLER)
 
     assert spec.steps[0].argv == ("/bin/sh", "-c", "echo $HOME; exit 3")
     assert inputs == []
 
 
 def test_words_are_run_as_they_are(maker: SpecMaker) -> None:
-    assert maker.make(argv("echo", "$HOME", "", "a b"))[0].steps[0].argv == ("echo", "$HOME", "", "a b")
+    assert maker.make(argv("echo", "$HOME", "", "a b"), CALLER)[0].steps[0].argv == ("echo", "$HOME", "", "a b")
 
 
 def test_a_script_is_run_by_its_path(maker: SpecMaker, scripts: Path) -> None:
-    assert maker.make(script("backup", "--all", ""))[0].steps[0].argv == (str(scripts / "backup"), "--all", "")
+    assert maker.make(script("backup", "--all", ""), CALLER)[0].steps[0].argv == (str(scripts / "backup"), "--all", "")
 
 
 @pytest.mark.parametrize("name", ["absent", "../backup", "/bin/sh", "", "."])
@@ -77,11 +85,11 @@ def test_a_script_that_is_not_catalogued_is_refused(maker: SpecMaker, name: str)
 
 
 def test_a_source_is_kept_and_goes_to_its_interpreter(maker: SpecMaker) -> None:
-    spec, inputs = maker.make(source(b"#!/usr/bin/env python3\n\xff\0"))
+    spec, inputs = maker.make(source(b"#!/usr/bin/env python3\n\xff\0"), CALLER)
 
     assert spec.steps[0].argv == ()
     assert inputs == [Input(InputKind.SOURCE, "", b"#!/usr/bin/env python3\n\xff\0")]
-    assert maker.make(source(b"echo"))[0].steps[0].argv == ("/bin/sh",)
+    assert maker.make(source(b"echo"), CALLER)[0].steps[0].argv == ("/bin/sh",)
 
 
 def test_everything_that_was_asked_is_in_the_specification(maker: SpecMaker) -> None:
@@ -98,7 +106,7 @@ def test_everything_that_was_asked_is_in_the_specification(maker: SpecMaker) -> 
         stdin=b"in",
         files={"f": b"content", "g": b""},
     )
-    spec, inputs = maker.make(asked)
+    spec, inputs = maker.make(asked, CALLER)
 
     assert (spec.env, spec.cwd, spec.merge_stderr, spec.name) == ({"A": "b"}, "sub", True, "n")
     assert (spec.priority, spec.labels, spec.timeout, spec.grace) == (Priority.HIGH, {"k": "v"}, 1.5, 0.0)
@@ -109,21 +117,21 @@ def test_everything_that_was_asked_is_in_the_specification(maker: SpecMaker) -> 
 
 
 def test_an_empty_input_is_no_input(maker: SpecMaker) -> None:
-    assert maker.make(argv("cat", stdin=b""))[1] == []
+    assert maker.make(argv("cat", stdin=b""), CALLER)[1] == []
 
 
 # ── limits ──
 
 
 def test_what_was_not_said_is_taken_from_the_configuration(maker: SpecMaker) -> None:
-    spec, _ = maker.make(argv("true"))
+    spec, _ = maker.make(argv("true"), CALLER)
 
     assert (spec.timeout, spec.grace) == (60.0, 5.0)
 
 
 @pytest.mark.parametrize("timeout", [0.001, 1.0, 3600.0])
 def test_a_timeout_up_to_the_ceiling_is_taken(maker: SpecMaker, timeout: float) -> None:
-    assert maker.make(argv("true", timeout=timeout))[0].timeout == timeout
+    assert maker.make(argv("true", timeout=timeout), CALLER)[0].timeout == timeout
 
 
 @pytest.mark.parametrize("timeout", [0.0, -1.0, 3600.001, float("inf"), float("nan")])
@@ -170,12 +178,12 @@ def test_half_a_surrogate_pair_is_refused_here_and_not_only_by_http(maker: SpecM
 @pytest.mark.parametrize("asked", [shell("true"), source(b"true"), source(b"#!/usr/bin/python3\n")])
 def test_without_shells_commands_and_sources_are_refused(strict: SpecMaker, asked: Submission) -> None:
     with pytest.raises(ShellNotAllowed, match="allow_shell"):
-        strict.make(asked)
+        strict.make(asked, CALLER)
 
 
 def test_without_shells_programs_and_catalogued_scripts_run(strict: SpecMaker) -> None:
-    strict.make(argv("true"))
-    strict.make(script("backup"))
+    strict.make(argv("true"), CALLER)
+    strict.make(script("backup"), CALLER)
 
 
 # ── callbacks ──
@@ -183,7 +191,7 @@ def test_without_shells_programs_and_catalogued_scripts_run(strict: SpecMaker) -
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8080/done", "https://hooks.example.org", "http://[::1]/?a=b"])
 def test_a_callback_goes_into_the_specification_as_it_was_given(maker: SpecMaker, url: str) -> None:
-    assert maker.make(argv("true", callback_url=url))[0].callback_url == url
+    assert maker.make(argv("true", callback_url=url), CALLER)[0].callback_url == url
 
 
 @pytest.mark.parametrize(
@@ -198,7 +206,7 @@ def test_a_callback_goes_into_the_specification_as_it_was_given(maker: SpecMaker
 )
 def test_a_callback_that_can_go_nowhere_is_refused_at_once(maker: SpecMaker, url: str, words: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
-        maker.make(argv("true", callback_url=url))
+        maker.make(argv("true", callback_url=url), CALLER)
 
     ((pointer, detail),) = [(found.pointer, found.detail) for found in refusal.value.problems]
     assert pointer == "#/callback_url"
@@ -207,11 +215,11 @@ def test_a_callback_that_can_go_nowhere_is_refused_at_once(maker: SpecMaker, url
 
 def test_a_callback_of_earlier_is_held_against_the_policy_of_today(scripts: Path) -> None:
     lax, strict = (
-        SpecMaker(Executor(), Output(), Policy(), Catalogue(scripts), receivers)
+        SpecMaker(Executor(), Output(), Policy(), ANY_PROGRAM, Catalogue(scripts), receivers)
         for receivers in (Callbacks(deny=()).policy, RECEIVERS)
     )
-    spec, _ = lax.make(argv("true", callback_url="http://169.254.1.1/"))
+    spec, _ = lax.make(argv("true", callback_url="http://169.254.1.1/"), CALLER)
 
-    lax.check(spec)
+    lax.check(spec, CALLER, list)
     with pytest.raises(InvalidRequest, match="callback_url"):
-        strict.check(spec)
+        strict.check(spec, CALLER, list)

@@ -201,6 +201,7 @@ STEPS = st.builds(
     cwd=st.none() | TEXT,
     timeout=st.none() | st.floats(min_value=0.001, max_value=1e9),
     name=st.none() | TEXT,
+    executable=st.none() | TEXT,
 )
 SPECS = st.builds(
     JobSpec,
