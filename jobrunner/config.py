@@ -28,6 +28,7 @@ from jobrunner.config_values import Secret
 from jobrunner.config_values import setting as _setting
 from jobrunner.domain.access import EVERYTHING
 from jobrunner.domain.addresses import AddressPolicy, Rule
+from jobrunner.domain.arguments import variable_problem
 from jobrunner.domain.errors import ConfigError
 
 _DENY = (
@@ -94,7 +95,8 @@ class Executor:
     max_queued: int = _setting(10000, read.whole(1), "jobs that may wait; beyond, a submission is answered with 503")
     default_timeout: float = _setting(3600.0, read.seconds(0.001), "seconds a job may run if it does not say")
     max_timeout: float = _setting(86400.0, read.seconds(0.001), "most seconds a job may ask for")
-    grace: float = _setting(10.0, read.seconds(), "seconds between SIGTERM and SIGKILL")
+    grace: float = _setting(10.0, read.seconds(), "seconds between SIGTERM and SIGKILL if a job does not say")
+    max_grace: float = _setting(3600.0, read.seconds(), "most seconds of these that a job may ask for")
     on_stop: str = _setting("keep", read.one_of("keep", "kill"), "what SIGTERM of the service does to running jobs")
     cgroup: str = _setting(
         "auto", read.cgroup, "where each job gets a control group of its own: auto, no, or a directory"
@@ -302,6 +304,9 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
     texts = _read_file(path, problems) if path else {}
     is_read = bool(texts) or not problems
     jobs_environment = dict(texts.pop("environment", {}))
+    for name, text in jobs_environment.items():
+        if problem := variable_problem(name, text):
+            problems.append(f"{path}: [environment] {name}: {problem}")
     values = {
         (section, key): (text, f"{path}: [{section}] {key}")
         for section, keys in texts.items()
@@ -390,10 +395,10 @@ def _add_environment(values: dict[tuple[str, str], tuple[str, str]], environ: Ma
 
 def _contradictions(config: Config, path: Path | None, invalid: set[tuple[str, str]]) -> Iterator[str]:
     """Name values that do not go together, if each of them is valid by itself."""
-    executor = config.executor
-    concerned = {("executor", "default_timeout"), ("executor", "max_timeout")}
-    if executor.default_timeout > executor.max_timeout and not concerned & invalid:
-        yield f"{path or 'environment'}: [executor] default_timeout is larger than max_timeout"
+    for key, most in (("default_timeout", "max_timeout"), ("grace", "max_grace")):
+        is_larger = getattr(config.executor, key) > getattr(config.executor, most)
+        if is_larger and not {("executor", key), ("executor", most)} & invalid:
+            yield f"{path or 'environment'}: [executor] {key} is larger than {most}"
     port = None if config.server.unix_socket else config.server.port
     for section, key, problem in contradictions(config.enabled_dialects, port):
         if (section, key) not in invalid:

@@ -84,13 +84,17 @@ def size(low: int = 0) -> Parser:
     return parse
 
 
+LONGEST = 100 * 365 * 86400.0
+"""Most seconds of any duration: a hundred years from now still is a date."""
+
+
 def seconds(low: float = 0.0) -> Parser:
     """Read durations of at least so many seconds."""
 
     def parse(text: str) -> float:
         value = parse_duration(text)
-        if value < low:
-            raise ValueError(f"expected at least {low:g} seconds")
+        if not low <= value <= LONGEST:
+            raise ValueError(f"expected at least {low:g} seconds, and at most {LONGEST:.0f}, a hundred years")
         return value
 
     return parse
@@ -204,7 +208,7 @@ def secrets(text: str) -> tuple[Secret, ...]:
 
 def schedule(text: str) -> tuple[float, ...]:
     """Read durations, at least one."""
-    found = tuple(map(parse_duration, words(text)))
+    found = tuple(map(seconds(), words(text)))
     if not found:
         raise ValueError("expected at least one duration")
     return found

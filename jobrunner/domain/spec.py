@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
+from jobrunner.domain.arguments import together_problem
 from jobrunner.domain.errors import Problem
 from jobrunner.domain.states import Priority
 from jobrunner.domain.step import (
     COOKIE,
     NAME_MAX,
-    RESERVED_ENV_PREFIX,
     SHELL,
     STEP_COOKIE,
     Step,
@@ -33,7 +33,6 @@ from jobrunner.domain.step import (
 __all__ = [
     "COOKIE",
     "NAME_MAX",
-    "RESERVED_ENV_PREFIX",
     "SHELL",
     "STEP_COOKIE",
     "Input",
@@ -48,6 +47,7 @@ __all__ = [
     "source_interpreter",
 ]
 
+FILES_MAX = 1000
 LABELS_MAX = 32
 LABEL_MAX = 256
 STEPS_MAX = 100
@@ -137,14 +137,20 @@ class JobSpec:
         if not 1 <= len(self.steps) <= STEPS_MAX:
             yield Problem("#/steps", f"must have 1 to {STEPS_MAX} steps")
         for index, step in enumerate(self.steps):
-            yield from step.problems(step_pointer(index, is_sequence=is_sequence))
+            at = step_pointer(index, is_sequence=is_sequence)
+            yield from step.problems(at)
+            if problem := together_problem(step.argv, {**self.env, **step.env}):
+                yield Problem(f"{at}/{step.kind.value}", problem)
         yield from env_problems("#/env", self.env)
         yield from cwd_problems("#/cwd", self.cwd)
         yield from _label_problems(self.labels)
         yield from name_problems("#/name", self.name)
         if self.exclusive and self.name is None:
             yield Problem("#/exclusive", "needs a name: it is the name that is exclusive")
-        for info in self.input_info(InputKind.FILE):
+        files = self.input_info(InputKind.FILE)
+        if len(files) > FILES_MAX:
+            yield Problem("#/files", f"at most {FILES_MAX:,} files, has {len(files):,}; send an archive")
+        for info in files:
             pointer = f"#/files/{escape_pointer(info.name)}"
             yield from unicode_problems(pointer, info.name)
             if reason := plain_name_problem(info.name):

@@ -6,10 +6,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
+from jobrunner.domain.arguments import (
+    PATH_MAX,
+    RESERVED_ENV_PREFIX,
+    VARIABLES_MAX,
+    argument_problem,
+    count_bytes,
+    variable_problem,
+)
 from jobrunner.domain.errors import Problem
-
-RESERVED_ENV_PREFIX = "JOBRUNNER_JOB_"
-"""Names the service itself puts into a job's environment."""
 
 COOKIE = f"{RESERVED_ENV_PREFIX}ID"
 """The environment variable that tells, of any process, which job it belongs to."""
@@ -151,12 +156,10 @@ def env_problems(at: str, env: Mapping[str, str]) -> Iterator[Problem]:
     for name, value in env.items():
         pointer = f"{at}/{escape_pointer(name)}"
         yield from unicode_problems(pointer, name + value)
-        if not name or "=" in name or "\0" in name:
-            yield Problem(pointer, "a name must not be empty and must not hold = or NUL")
-        elif name.startswith(RESERVED_ENV_PREFIX):
-            yield Problem(pointer, f"names that begin with {RESERVED_ENV_PREFIX} are the service's own")
-        if "\0" in value:
-            yield Problem(pointer, "must not hold the NUL character")
+        if problem := variable_problem(name, value):
+            yield Problem(pointer, problem)
+    if len(env) > VARIABLES_MAX:
+        yield Problem(at, f"at most {VARIABLES_MAX:,} variables, has {len(env):,}")
 
 
 def cwd_problems(at: str, cwd: str | None) -> Iterator[Problem]:
@@ -166,6 +169,8 @@ def cwd_problems(at: str, cwd: str | None) -> Iterator[Problem]:
     yield from unicode_problems(at, cwd)
     if not cwd or "\0" in cwd:
         yield Problem(at, "must be a path, without NUL")
+    elif count_bytes(cwd) > PATH_MAX:
+        yield Problem(at, f"must have at most {PATH_MAX:,} bytes: the system knows no longer path")
     elif not cwd.startswith("/") and leaves_scratch(cwd):
         yield Problem(at, "a relative path starts in the job's scratch directory and must not leave it")
 
@@ -199,7 +204,5 @@ def _argv_problems(at: str, kind: StepKind, argv: tuple[str, ...]) -> Iterator[P
     elif kind is StepKind.COMMAND and not argv[-1].strip():
         yield Problem(f"{at}/command", "must not be empty")
     for index, argument in enumerate(argv):
-        if "\0" in argument:
-            yield Problem(
-                _argv_pointer(at, kind, index), "must not hold the NUL character: no program can be given one"
-            )
+        if problem := argument_problem(argument):
+            yield Problem(_argv_pointer(at, kind, index), problem)

@@ -100,8 +100,8 @@ class JobService:
         self._now = now
 
     @property
-    def longest(self) -> float:
-        """Most seconds that a timeout or a grace period may have."""
+    def longest(self) -> Mapping[str, float]:
+        """Most seconds that a ``timeout`` and a ``grace`` period may have."""
         return self._specs.longest
 
     def submit(

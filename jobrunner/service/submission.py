@@ -107,9 +107,9 @@ class SpecMaker:
         self._receivers = receivers
 
     @property
-    def longest(self) -> float:
-        """Most seconds that a timeout or a grace period may have."""
-        return self._limits.max_timeout
+    def longest(self) -> Mapping[str, float]:
+        """Most seconds that a ``timeout`` and a ``grace`` period may have."""
+        return {"timeout": self._limits.max_timeout, "grace": self._limits.max_grace}
 
     def make(self, asked: Submission, caller: Caller) -> tuple[JobSpec, list[Input]]:
         """Return the specification of the job, and the content of what came with it.
@@ -220,9 +220,9 @@ class SpecMaker:
         return problems
 
     def _timeout_problems(self, at: str, timeout: float | None) -> Iterator[Problem]:
-        most = self.longest
+        most = self._limits.max_timeout
         if timeout is not None and not 0 < timeout <= most:
-            yield Problem(at, f"must be more than 0 and at most {most:g} seconds")
+            yield Problem(at, f"must be more than 0 and at most {most:.15g} seconds ([executor] max_timeout)")
 
     def _callback_problems(self, url: str | None) -> Iterator[Problem]:
         """Name what is wrong with the URL of a callback, as far as that is known without looking its host up."""
@@ -246,10 +246,10 @@ class SpecMaker:
         return grace
 
     def _grace_problems(self, grace: float | None) -> list[Problem]:
-        most = self.longest
+        most = self._limits.max_grace
         if grace is None or 0 <= grace <= most:
             return []
-        return [Problem("#/grace", f"must be from 0 to {most:g} seconds")]
+        return [Problem("#/grace", f"must be from 0 to {most:.15g} seconds ([executor] max_grace)")]
 
 
 def _inputs(asked: Submission) -> list[Input]:

@@ -80,6 +80,9 @@ def test_the_content_type_may_have_parameters_and_capitals(service: Service, con
     assert post_raw(service, b'{"argv": ["true"]}', **{"Content-Type": content_type}).status_code == 202
 
 
+TOO_LONG = 128 * 1024
+"""MAX_ARG_STRLEN, execve(2): with the NUL at its end an argument must be shorter."""
+
 BAD_MEMBERS: list[tuple[dict[str, Any], str]] = [
     ({}, "#"),
     ({"command": "true", "argv": ["true"]}, "#"),
@@ -106,6 +109,11 @@ BAD_MEMBERS: list[tuple[dict[str, Any], str]] = [
     ({"script": "."}, "#/script"),
     ({"script": "a\0"}, "#/script"),
     ({"script": "x" * 10_000}, "#/script"),
+    ({"argv": ["true", "x" * TOO_LONG]}, "#/argv/1"),
+    ({"argv": ["true", "ä" * (TOO_LONG // 2)]}, "#/argv/1"),
+    ({"argv": ["true", *["x" * 1000] * 1050]}, "#/argv"),
+    ({"argv": ["true", *[""] * 120_000]}, "#/argv"),
+    ({"command": "true #" + "x" * TOO_LONG}, "#/command"),
     ({"source": 1}, "#/source"),
     ({"command": "true", "env": []}, "#/env"),
     ({"command": "true", "env": {"A": 1}}, "#/env/A"),
@@ -115,6 +123,10 @@ BAD_MEMBERS: list[tuple[dict[str, Any], str]] = [
     ({"command": "true", "env": {"A": "\0"}}, "#/env/A"),
     ({"command": "true", "env": {"A\0": ""}}, "#/env/A\0"),
     ({"command": "true", "env": {"JOBRUNNER_JOB_ID": "x"}}, "#/env/JOBRUNNER_JOB_ID"),
+    ({"command": "true", "env": {"A": "x" * TOO_LONG}}, "#/env/A"),
+    ({"command": "true", "env": {f"A{number}": "" for number in range(1001)}}, "#/env"),
+    ({"command": "true", "env": {f"A{number}": "x" * 130_000 for number in range(9)}}, "#/command"),
+    ({"command": "true", "cwd": "/" + "x" * 4095}, "#/cwd"),
     ({"command": "true", "cwd": ""}, "#/cwd"),
     ({"command": "true", "cwd": ".."}, "#/cwd"),
     ({"command": "true", "cwd": "a/../../b"}, "#/cwd"),
@@ -131,6 +143,7 @@ BAD_MEMBERS: list[tuple[dict[str, Any], str]] = [
     ({"command": "true", "files": {"a\0": ""}}, "#/files/a\0"),
     ({"command": "true", "files": {"x" * 256: ""}}, "#/files/" + "x" * 256),
     ({"command": "true", "files": {"a": 1}}, "#/files/a"),
+    ({"command": "true", "files": {f"f{number}": "" for number in range(1001)}}, "#/files"),
     ({"command": "true", "stderr": "merged"}, "#/stderr"),
     ({"command": "true", "timeout": 0}, "#/timeout"),
     ({"command": "true", "timeout": -1}, "#/timeout"),

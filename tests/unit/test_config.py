@@ -266,6 +266,13 @@ def test_a_value_that_the_environment_overrules_is_not_complained_about_twice(in
         ("storage", "min_free_bytes", "1.5G"),
         ("executor", "default_timeout", "0"),
         ("executor", "max_timeout", "inf"),
+        ("executor", "max_timeout", "999999999999w"),
+        ("executor", "max_grace", "101w1d"),
+        ("callbacks", "schedule", "0, 6000w"),
+        ("policy", "allow_commands", ""),
+        ("policy", "allow_commands", "git"),
+        ("policy", "allow_commands", "/usr/bin/*, git"),
+        ("policy", "allow_commands", "none, /usr/bin/git"),
         ("executor", "grace", "nan"),
         ("executor", "kill_leftovers", "true"),
         ("policy", "allow_shell", "1"),
@@ -278,6 +285,31 @@ def test_a_value_that_makes_no_sense_is_refused_with_what_would(ini: Path, secti
     (problem,) = problems(ini, f"[{section}]\n{key} = {text}\n")
 
     assert problem.startswith(f"{ini}: [{section}] {key} = {text}: expected ")
+
+
+@pytest.mark.parametrize("text", ["*", "none", "/usr/bin/git", "/usr/bin/git, /opt/*,*/bin/[ab]?", "?bin/*"])
+def test_programs_are_patterns_of_absolute_paths(ini: Path, text: str) -> None:
+    patterns = tuple(part.strip() for part in text.split(","))
+
+    assert load(ini, f"[policy]\nallow_commands = {text}\n").policy.allow_commands == patterns
+    assert load(ini, "", JOBRUNNER_POLICY_ALLOW_COMMANDS=text).policy.allow_commands == patterns
+
+
+def test_all_that_is_wrong_with_the_environment_of_jobs_is_told(ini: Path) -> None:
+    found = problems(
+        ini, f"[environment]\nJOBRUNNER_JOB_ID = 1\nNUL = a\0b\nLONG = {'x' * 131072}\nRIGHT = 1\n[server]\nport = x\n"
+    )
+
+    assert [problem.partition(" =")[0].partition(": must")[0].partition(": names")[0] for problem in found] == [
+        f"{ini}: [environment] JOBRUNNER_JOB_ID",
+        f"{ini}: [environment] NUL",
+        f"{ini}: [environment] LONG",
+        f"{ini}: [server] port",
+    ]
+
+
+def test_a_default_grace_period_beyond_the_ceiling_is_a_contradiction(ini: Path) -> None:
+    assert problems(ini, "[executor]\ngrace = 2h\n") == (f"{ini}: [executor] grace is larger than max_grace",)
 
 
 def test_a_default_timeout_beyond_the_ceiling_is_a_contradiction(ini: Path) -> None:

@@ -1,5 +1,6 @@
 """What flask-openapi3 can't say about our answers, put into ``/openapi.json``."""
 
+from collections.abc import Mapping
 from typing import Any
 
 _PROBLEM = {
@@ -15,19 +16,19 @@ _EVENTS = {
 }
 
 
-def complete(document: dict[str, Any], longest: float) -> dict[str, Any]:
+def complete(document: dict[str, Any], longest: Mapping[str, float]) -> dict[str, Any]:
     """Describe errors as the problems they are, bodies that may be left out, and answers that are no JSON.
 
     Args:
         document: what flask-openapi3 has made; it is changed.
-        longest: seconds that a timeout or a grace period may have.
+        longest: most seconds that a ``timeout`` and a ``grace`` period may have.
     """
     schemas = document["components"]["schemas"]
     for schema in schemas.values():
-        for name in {"timeout", "grace"} & schema.get("properties", {}).keys():
+        for name in longest.keys() & schema.get("properties", {}).keys():
             for kind in schema["properties"][name].get("anyOf", ()):
                 if kind["type"] == "number":
-                    kind["maximum"] = longest
+                    kind["maximum"] = longest[name]
     for name, path in document["paths"].items():
         for operation in path.values():
             answers = {status: answer for status, answer in operation["responses"].items() if status.startswith("2")}

@@ -21,9 +21,10 @@ from pydantic import (
     model_validator,
 )
 
+from jobrunner.domain.arguments import ARGUMENT_MAX, PATH_MAX, RESERVED_ENV_PREFIX, VARIABLES_MAX
 from jobrunner.domain.callback import URL_MAX
 from jobrunner.domain.exitstatus import SIGNAL_PATTERN
-from jobrunner.domain.spec import LABEL_MAX, LABELS_MAX, NAME_MAX, RESERVED_ENV_PREFIX, STEPS_MAX, StepKind
+from jobrunner.domain.spec import FILES_MAX, LABEL_MAX, LABELS_MAX, NAME_MAX, STEPS_MAX, StepKind
 from jobrunner.domain.states import JobState, Priority
 from jobrunner.service.submission import StepAsked
 from jobrunner.service.submission import Submission as Asked
@@ -43,11 +44,18 @@ _CONTENT = {
 }
 
 Text = Annotated[str, Field(json_schema_extra=_NO_NUL)]
-Command = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"})]
-Words = Annotated[list[Text], Field(json_schema_extra={"minItems": 1})]
+# Limits are in bytes: so many characters are too many in any case.
+Argument = Annotated[str, Field(json_schema_extra={**_NO_NUL, "maxLength": ARGUMENT_MAX})]
+Command = Annotated[
+    str,
+    Field(json_schema_extra={"pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$", "maxLength": ARGUMENT_MAX}),
+]
+Words = Annotated[list[Argument], Field(json_schema_extra={"minItems": 1})]
 Content = Annotated[bytes, PlainValidator(decode_content), WithJsonSchema(_CONTENT)]
 FileName = Annotated[str, Field(json_schema_extra={"pattern": r"^(?!\.{1,2}$)[^/\u0000]+$", "maxLength": 255})]
 EnvName = Annotated[str, Field(json_schema_extra={"pattern": rf"^(?!{RESERVED_ENV_PREFIX})[^=\u0000]+$"})]
+Environment = Annotated[dict[EnvName, Argument], Field(json_schema_extra={"maxProperties": VARIABLES_MAX})]
+Directory = Annotated[str, Field(json_schema_extra={**_NO_NUL, "minLength": 1, "maxLength": PATH_MAX})]
 LabelKey = Annotated[str, Field(json_schema_extra={"pattern": r"^[^:\u0000-\u001f\u007f]+$", "maxLength": LABEL_MAX})]
 LabelValue = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f]*$", "maxLength": LABEL_MAX})]
 Name = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f]+$", "maxLength": NAME_MAX})]
@@ -99,12 +107,12 @@ class What(Body):
     command: Command | None = Field(None, description="one string, run by `/bin/sh -c`")
     argv: Words | None = Field(None, description="a program and its arguments, executed directly")
     script: Text | None = Field(None, description="a file of the catalogue, executed directly")
-    args: list[Text] | None = Field(None, description="arguments of `script`")
+    args: list[Argument] | None = Field(None, description="arguments of `script`")
     source: str | None = Field(
         None, description="text of a script; its `#!` line names the interpreter, else `/bin/sh`"
     )
-    env: dict[EnvName, Text] = Field({}, description="added to the base environment")
-    cwd: Text | None = Field(None, description="relative paths start in the job's scratch directory, the default")
+    env: Environment = Field({}, description="added to the base environment")
+    cwd: Directory | None = Field(None, description="relative paths start in the job's scratch directory, the default")
     timeout: Seconds | None = Field(
         None, description="seconds the job may run", json_schema_extra={"exclusiveMinimum": 0}
     )
@@ -137,8 +145,8 @@ class Step(What):
 
     model_config = ConfigDict(json_schema_extra={"oneOf": _exactly_one(*StepKind)})
 
-    env: dict[EnvName, Text] = Field({}, description="added to the job's own")
-    cwd: Text | None = Field(None, description="in the place of the job's")
+    env: Environment = Field({}, description="added to the job's own")
+    cwd: Directory | None = Field(None, description="in the place of the job's")
     timeout: Seconds | None = Field(
         None,
         description="seconds the step may run; default: as long as the job",
@@ -161,7 +169,11 @@ class Submission(What):
         json_schema_extra={"minItems": 1, "maxItems": STEPS_MAX},
     )
     stdin: Content = Field(b"", description="fed to the first step")
-    files: dict[FileName, Content] = Field({}, description="written into the scratch directory before the start")
+    files: dict[FileName, Content] = Field(
+        {},
+        description="written into the scratch directory before the start",
+        json_schema_extra={"maxProperties": FILES_MAX},
+    )
     stderr: Literal["separate", "stdout"] = Field("separate", description="`stdout` merges it in the kernel's order")
     grace: Seconds | None = Field(None, description="seconds between SIGTERM and SIGKILL")
     exclusive: bool = Field(False, description="409 while a job of this name is queued or running")
