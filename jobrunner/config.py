@@ -30,6 +30,7 @@ from jobrunner.domain.access import EVERYTHING
 from jobrunner.domain.addresses import AddressPolicy, Rule
 from jobrunner.domain.arguments import variable_problem
 from jobrunner.domain.errors import ConfigError
+from jobrunner.programs import pattern_warning
 
 _DENY = (
     "169.254.0.0/16, fe80::/10, 0.0.0.0/8, ::, 224.0.0.0/4, ff00::/8,"
@@ -322,6 +323,8 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
             problems.append(f"{where}: {error}" if key == "secret" else f"{where} = {text}: {error}")
             invalid.add((section, key))
     sections = {section: kind(**parsed[section]) for section, kind in SECTIONS.items()}
+    found = filter(None, map(pattern_warning, sections["policy"].allow_commands))
+    warnings.extend(f"[policy] allow_commands = {warning}" for warning in found)
     dialects = {name: sections.pop(f"{SECTION_PREFIX}{name}") for name in DIALECTS}
     config = Config(**sections, dialects=dialects, environment=jobs_environment, warnings=tuple(warnings))
     if is_read:  # else the file may have what makes it right

@@ -1,6 +1,7 @@
 """Which file a command line would execute, found out without executing it."""
 
 import os
+import re
 import stat
 
 
@@ -30,6 +31,21 @@ def find_program(name: str, path: str | None, cwd: str | None) -> str | None:
 def is_itself(program: str) -> bool:
     """Tell whether what `find_program` has found is still there, and no link has come into its path."""
     return _resolve(program) == program
+
+
+def pattern_warning(pattern: str) -> str | None:
+    """Say that a pattern of programs leads through symbolic links, so that no program is found where it says.
+
+    Args:
+        pattern: as `fnmatch` takes it; what comes before the first of its special characters is looked at.
+    """
+    plain = re.split(r"[*?[]", pattern, maxsplit=1)[0]
+    if plain != pattern:
+        plain = os.path.dirname(plain)
+    real = os.path.realpath(plain)
+    if not plain or real == os.path.normpath(plain):
+        return None
+    return f"{pattern}: {plain} is {real}, and that is what patterns of programs are held against"
 
 
 def _resolve(candidate: str) -> str | None:

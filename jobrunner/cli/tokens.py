@@ -8,6 +8,7 @@ import click
 from jobrunner.cli.common import duration_option, json_option, open_data, print_json, print_table
 from jobrunner.domain.access import EVERYTHING, Grant, Scope
 from jobrunner.log import set_up_logging
+from jobrunner.programs import pattern_warning
 from jobrunner.service.document import render_time
 from jobrunner.store.tokens import Token
 
@@ -57,6 +58,8 @@ def create(
     """Make a token and print it: it is shown this once."""
     grant = Grant(frozenset(map(Scope, scopes)), all_jobs, scripts or EVERYTHING, commands or EVERYTHING)
     secret = _open_audited(ctx).tokens.create(name, grant, valid_for=valid_for)
+    for warning in filter(None, map(pattern_warning, commands)):
+        click.echo(f"jobrunner: --commands {warning}", err=True)
     if as_json:
         print_json({"name": name, "token": secret, **_render_grant(grant)})
     else:

@@ -172,6 +172,19 @@ def test_a_token_is_for_some_programs_only(service: Service, place: Path) -> Non
         check_problem(asking("POST", "/v1/jobs", {"script": "hello", **members}), 403, "forbidden")
 
 
+def test_what_a_token_is_not_for_it_can_not_have_told_again(service: Service, place: Path) -> None:
+    token = make_token(service, "tells", "read", "exec", all_jobs=True, commands=(f"{place}/good/tool",))
+    nobody = "http://127.0.0.1:1/"
+    own, other = (
+        Asking(service, token, service.run(**body, callback_url=nobody)["id"])
+        for body in ({"argv": [f"{place}/good/tool"]}, {"source": f"#!{PYTHON}\n"})
+    )
+
+    assert own("POST", "/v1/jobs/{job}/callbacks/retry").status_code == 202
+    check_problem(other("POST", "/v1/jobs/{job}/callbacks/retry"), 403, "command-not-allowed")
+    assert service.post(f"/v1/jobs/{other.job}/callbacks/retry").status_code == 202
+
+
 def test_what_a_token_is_not_for_it_can_not_run_again(service: Service, place: Path) -> None:
     token = make_token(service, "again", "read", "exec", all_jobs=True, commands=(f"{place}/good/tool",))
     own, other, with_env = (

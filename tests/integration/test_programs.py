@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobrunner.programs import find_program, is_itself
+from jobrunner.programs import find_program, is_itself, pattern_warning
 
 
 def program(path: Path, says: str = "", mode: int = 0o755) -> str:
@@ -133,6 +133,35 @@ def test_entries_below_a_directory_that_is_not_there_yet_are_passed_over(path: s
 
 def test_without_path_the_system_s_own_is_looked_through() -> None:
     assert find_program("sh", None, None) == os.path.realpath("/bin/sh")
+
+
+# ── patterns ──
+
+
+def test_a_pattern_that_leads_through_a_link_is_one_of_no_program(tmp_path: Path) -> None:
+    program(tmp_path / "real" / "tool")
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "real" / "alias").symlink_to("tool")
+
+    for pattern, plain, real in (
+        ("link/tool", "link/tool", "real/tool"),
+        ("link/*", "link", "real"),
+        ("link/t[aeiou]ol", "link", "real"),
+        ("link/sub/t?ol", "link/sub", "real/sub"),
+        ("real/alias", "real/alias", "real/tool"),
+    ):
+        warning = pattern_warning(f"{tmp_path}/{pattern}")
+        assert warning is not None
+        assert warning.startswith(f"{tmp_path}/{pattern}: {tmp_path}/{plain} is {tmp_path}/{real}, ")
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*", "/*", "*/bin/*", "/usr/bin/*", "{0}/real/*", "{0}/real/tool", "{0}/absent", "?x"]
+)
+def test_nothing_is_wrong_with_other_patterns(pattern: str, tmp_path: Path) -> None:
+    program(tmp_path / "real" / "tool")
+
+    assert pattern_warning(pattern.format(tmp_path)) is None
 
 
 # ── later ──

@@ -295,6 +295,13 @@ def test_programs_are_patterns_of_absolute_paths(ini: Path, text: str) -> None:
     assert load(ini, "", JOBRUNNER_POLICY_ALLOW_COMMANDS=text).policy.allow_commands == patterns
 
 
+def test_a_program_that_is_named_by_a_link_is_a_warning(ini: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/")
+    (warning,) = load(ini, f"[policy]\nallow_commands = /*, {tmp_path}/link/*\n").warnings
+
+    assert warning.startswith(f"[policy] allow_commands = {tmp_path}/link/*: {tmp_path}/link is /, ")
+
+
 def test_all_that_is_wrong_with_the_environment_of_jobs_is_told(ini: Path) -> None:
     found = problems(
         ini, f"[environment]\nJOBRUNNER_JOB_ID = 1\nNUL = a\0b\nLONG = {'x' * 131072}\nRIGHT = 1\n[server]\nport = x\n"
