@@ -78,6 +78,29 @@ def test_what_is_not_allowed_is_refused_with_the_rule(service: Service, place: P
         refused(service, **body)
 
 
+def test_each_step_is_judged_and_executed_by_its_own_path(service: Service, place: Path) -> None:
+    good, evil = ({"PATH": f"{place}/{name}:/usr/bin:/bin"} for name in ("good", "evil"))
+    steps: list[dict[str, Any]] = [
+        {"argv": ["tool"], "env": good},
+        {"source": "#!/usr/bin/env tool\n"},
+        {"script": "hello"},
+    ]
+
+    assert service.run(steps=steps[:1], env=evil)["stdout"]["text"] == "good\n"
+    job = service.run(steps=[steps[0], {**steps[1], "env": good}])
+    assert job["stdout"]["text"] == "good\ngood\n"
+    assert f"{place}/evil/tool" in refused(service, steps=steps, env=evil)["detail"]
+    made = {"argv": [PYTHON, "-c", "open('tool', 'w').write('#!/bin/sh'); import os; os.chmod('tool', 0o755)"]}
+    assert "own directory" in refused(service, steps=[made, {"argv": ["./tool"]}])["detail"]
+    wrong = [steps[0], {"argv": ["absent"]}, {"argv": ["absent", "too"]}]
+    assert pointers(check_problem(service.post("/v1/jobs", {"steps": wrong}), 422)) == {
+        "#/steps/1/argv/0",
+        "#/steps/2/argv/0",
+    }
+    plan = service.post("/v1/jobs?dry_run=true", {"steps": [steps[0], steps[2]]}).json()
+    assert [step["rule"].partition(":")[0] for step in plan["steps"]] == ["[policy] allow_commands", "catalogue"]
+
+
 def test_what_is_not_there_can_not_be_judged(service: Service, place: Path) -> None:
     for body, pointer in (
         ({"argv": ["no-such-program"]}, "#/argv/0"),
