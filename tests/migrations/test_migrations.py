@@ -18,11 +18,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
+from jobrunner.domain.access import ADMINISTRATOR
 from jobrunner.domain.errors import SchemaTooNew, StorageError
 from jobrunner.locks import FileLock
 from jobrunner.store.engine import Connection, Database
 from jobrunner.store.migrate import HEAD, check, current_revision, migrations_directory, upgrade
 from jobrunner.store.models import Base
+from jobrunner.store.tokens import list_tokens
 from tests.integration.stored import add_job
 from tests.integration.workers import run_crew
 from tests.service import clean_environment
@@ -206,6 +208,20 @@ def test_a_database_with_jobs_keeps_them_over_a_migration(migrated: Database) ->
 
     with migrated.read() as connection:
         assert connection.execute(text("SELECT id FROM job")).scalar_one() == job.id
+
+
+def test_tokens_of_before_are_for_all_programs(database: Database) -> None:
+    with database.write() as connection:
+        command.upgrade(settings(connection), "0006")
+        connection.execute(
+            text("INSERT INTO token (name, sha256, created_at) VALUES ('ci', 'x', '2026-01-01T00:00:00Z')")
+        )
+
+    upgrade(database)
+
+    with database.read() as connection:
+        (token,) = list_tokens(connection)
+    assert token.grant == ADMINISTRATOR
 
 
 # ── several at once, and elsewhere ──
