@@ -248,6 +248,7 @@ def test_tokens_that_are_made_and_revoked_are_told(used: Used) -> None:
 
     assert (first["by"], first["token"], first["scopes"]) == ("service", "admin", ["admin"])
     assert (hook["by"], hook["token"], hook["scopes"], hook["scripts"]) == ("local", "hook", ["read"], ["a*"])
+    assert hook["commands"] == ["*"]
     assert hook["from"].startswith("uid:")
     assert (gone["by"], gone["token"]) == ("local", "hook")
 
