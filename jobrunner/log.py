@@ -70,10 +70,13 @@ class TextFormatter(_Formatter):
         return "\n".join(f"    {_hide_credentials(escape_controls(line))}" for line in lines)
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def _render(value: object) -> str:
     if isinstance(value, str) and _WORD.fullmatch(value):
         return value
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _encode(value)
 
 
 @lru_cache(maxsize=2)

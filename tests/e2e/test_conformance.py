@@ -16,7 +16,12 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service of its own: other tests' jobs would be canceled and deleted."""
     # Programs have names that somebody makes up; no shell may make anything of them.
-    settings = {"policy": {"allow_shell": "no"}, "executor": {"grace": "1"}, "server": {"max_wait": "1"}}
+    settings = {
+        "policy": {"allow_shell": "no"},
+        "executor": {"grace": "1"},
+        "server": {"max_wait": "1"},
+        "auth": {"max_failures": "1000000"},  # many tokens will be wrong
+    }
     started = Service(tmp_path_factory.mktemp("conformance") / "data", settings).start()
     yield started
     assert started.stop() == 0
