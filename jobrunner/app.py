@@ -308,7 +308,12 @@ class House:
 
             return render_message(job, self.output)
 
-        return {"v1": tell_v1}
+        def tell_http_runner(job: "Job") -> "Message":
+            from jobrunner.web.dialects.http_runner_document import render_message
+
+            return render_message(job, self.output, utc_now())
+
+        return {"v1": tell_v1, "http-runner": tell_http_runner}
 
 
 def open_house(config: Config | None = None) -> House:
