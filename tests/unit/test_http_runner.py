@@ -1,5 +1,7 @@
 """How http-runner takes arguments apart, and names jobs."""
 
+import subprocess
+import sys
 import unicodedata
 
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from jobrunner.domain.ids import make_job_id
 from jobrunner.web.dialects.http_runner_document import parse_id, render_id, split_arguments
+from tests.service import clean_environment
 
 # ECMAScript, 12.2 and 12.3: WhiteSpace and LineTerminator.
 _NAMED = set("\t\n\v\f\r\u2028\u2029\ufeff")
@@ -43,3 +46,10 @@ def test_what_no_job_is_called_is_told_from_an_id(text: str) -> None:
     found = parse_id(text)
 
     assert found is None or render_id(found) == text
+
+
+def test_who_sends_callbacks_needs_no_flask() -> None:
+    """An executor would keep it in memory for nothing else."""
+    script = "import sys, jobrunner.web.dialects.http_runner_document; sys.exit('flask' in sys.modules)"
+
+    subprocess.run([sys.executable, "-c", script], env=clean_environment(), check=True, timeout=30)
