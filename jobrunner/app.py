@@ -315,7 +315,12 @@ class House:
 
             return render_message(job, self.output)
 
-        return {"v1": tell_v1}
+        def tell_http_runner(job: "Job") -> "Message":
+            from jobrunner.web.dialects.http_runner_document import render_message
+
+            return render_message(job, self.output, utc_now())
+
+        return {"v1": tell_v1, "http-runner": tell_http_runner}
 
 
 def open_house(config: Config | None = None) -> House:
@@ -394,7 +399,7 @@ def make_dialect(house: House, name: str, settings: "DialectSettings") -> "Here"
     from jobrunner.web.dialects.dialect import Here
 
     jobs = house.make_jobs(name, is_dialect=True)
-    faces = FaceService(name, jobs, house.database, house.spool, house.access)
+    faces = FaceService(name, jobs, house.database, house.spool, house.access, house.audit)
     stop = ask_to_stop if PARENT in os.environ else None
     return Here(name, settings, replace(make_services(house), jobs=jobs), faces, stop)
 

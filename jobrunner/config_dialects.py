@@ -50,7 +50,16 @@ class RtotSettings(DialectSettings):
             yield "secret", "must be set: it is what clients send as their token"
 
 
+@dataclass(frozen=True)
+class HttpRunnerSettings(DialectSettings):
+    """``[dialect:http-runner]``."""
+
+    whitelist: tuple[str, ...] = setting((), read.word_list, "the only commands that are run; default: all")
+    max_jobs: int = setting(100, read.whole(1), "the newest jobs, which alone are found")
+
+
 DIALECTS: Mapping[str, type[DialectSettings]] = {
+    "http-runner": HttpRunnerSettings,
     "rtot": RtotSettings,
 }
 """By name, which is also the first segment of the path and the `api` of jobs."""

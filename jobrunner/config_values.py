@@ -116,6 +116,11 @@ def words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def word_list(text: str) -> tuple[str, ...]:
+    """Read words, as they are written."""
+    return tuple(words(text))
+
+
 def names(text: str) -> tuple[str, ...]:
     """Read names of hosts, in lower case."""
     return tuple(name.lower() for name in words(text))

@@ -1,6 +1,6 @@
 """What a dialect needs beyond the use cases of single jobs: its jobs as a whole."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from jobrunner.domain.access import Caller, Scope
@@ -8,6 +8,7 @@ from jobrunner.domain.errors import JobNotFound
 from jobrunner.domain.job import FaceNumber, Job
 from jobrunner.domain.states import JobState, Priority
 from jobrunner.service.access import Access
+from jobrunner.service.audit import Audit
 from jobrunner.service.jobs import CancelAsked, JobService
 from jobrunner.spool import Spool
 from jobrunner.store import faces as store
@@ -25,14 +26,18 @@ class FaceService:
         jobs: the use cases of its single jobs.
         database, spool: as those have them.
         access: decides.
+        audit: is told what is forgotten.
     """
 
-    def __init__(self, api: str, jobs: JobService, database: Database, spool: Spool, access: Access) -> None:
+    def __init__(
+        self, api: str, jobs: JobService, database: Database, spool: Spool, access: Access, audit: Audit
+    ) -> None:
         self._api = api
         self._jobs = jobs
         self._database = database
         self._spool = spool
         self._access = access
+        self._audit = audit
 
     def number(self, number: int) -> FaceNumber:
         """Return the reference of a job, for `JobService`, by what the dialect calls it."""
@@ -98,13 +103,16 @@ class FaceService:
         for job in active:
             with suppress(JobNotFound):
                 self._jobs.delete(job.id, caller, force=True, patience=patience)
-        ended = [job.number for job in wanted if job.state.is_ended]
+        ended = [job for job in wanted if job.state.is_ended]
         for start in range(0, len(ended), _PAGE):
-            self._forget(ended[start : start + _PAGE])
+            self._forget(ended[start : start + _PAGE], caller)
 
-    def _forget(self, numbers: Collection[int]) -> None:
+    def _forget(self, jobs: Sequence[Job], caller: Caller) -> None:
         def write(connection: Connection) -> set[str]:
-            return store.delete_ended_jobs(connection, numbers)
+            return store.delete_ended_jobs(connection, [job.number for job in jobs])
 
-        for job_id in self._database.insist(write, durable=True):
-            self._spool.remove(job_id)
+        forgotten = self._database.insist(write, durable=True)
+        for job in jobs:
+            if job.id in forgotten:
+                self._audit.job("delete", caller, job, force=True)
+                self._spool.remove(job.id)

@@ -21,7 +21,7 @@ ANN = Caller("ann", Grant(frozenset({Scope.READ, Scope.EXEC, Scope.CANCEL})))
 
 def face(house: House, api: str) -> tuple[JobService, FaceService]:
     jobs = house.make_jobs(api, is_dialect=True)
-    return jobs, FaceService(api, jobs, house.database, house.spool, house.access)
+    return jobs, FaceService(api, jobs, house.database, house.spool, house.access, house.audit)
 
 
 def test_each_dialect_counts_its_own_jobs(house: House) -> None:
@@ -111,3 +111,14 @@ def test_only_the_newest_are_told_from_the_others(house: House) -> None:
     jobs.delete(made[3].id, CALLER, force=True, patience=1)
 
     assert [faces.is_among_newest(job, 3) for job in made[:3]] == [False, True, True]
+
+
+def test_the_audit_names_each_job_that_is_forgotten(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    jobs, faces = face(house, "one")
+    made = [jobs.submit(argv("true"), CALLER).job for _ in range(3)]
+    jobs.cancel(made[0].id, CALLER, CancelAsked())
+    with caplog.at_level("INFO", "jobrunner.audit"):
+        faces.delete_all(CALLER, patience=1)
+
+    deleted = [record.fields["id"] for record in caplog.records if record.fields["action"] == "delete"]  # type: ignore[attr-defined]
+    assert sorted(deleted) == sorted(job.id for job in made)

@@ -79,13 +79,18 @@ def test_a_dialect_has_its_port_beside_a_socket_that_systemd_has_opened(tmp_path
 
 @pytest.mark.parametrize("server", ["tcp", "unix"])
 def test_a_plain_gunicorn_listens_there_as_well(start_service: StartService, server: str, tmp_path: Path) -> None:
-    port = free_port()
-    settings: dict[str, dict[str, object]] = {"dialect_rtot": {"enabled": "yes", "secret": "s", "port": port}}
+    port, other = free_port(), free_port()
+    settings: dict[str, dict[str, object]] = {
+        "dialect_rtot": {"enabled": "yes", "secret": "s", "port": port},
+        "dialect_http_runner": {"enabled": "yes", "port": other},
+    }
     service = Service(tmp_path / "data", settings, command=(sys.executable, "-m", "gunicorn", "wsgi:app", "-w", "1"))
     if server == "unix":
         service.environment["JOBRUNNER_SERVER_UNIX_SOCKET"] = str(tmp_path / "s")
     with started(service):
         assert eventually(lambda: speaks_rtot(port), within=30), service.log.read_text()
+        answer = requests.get(f"http://127.0.0.1:{other}/ping", timeout=5)
+        assert (answer.status_code, answer.json()) == (401, {"message": "Unauthorized"}), "each at its own"
         if server == "tcp":
             assert speaks_rtot(service.port, "/rtot/ping")
         else:

@@ -218,6 +218,11 @@ def answer(body: str | bytes, status: int = 200, *, content_type: str, refusal: 
     return response
 
 
+def asked_path() -> str:
+    """Return the path of the current request as it came: Flask would drop all but one of the slashes at its begin."""
+    return cast("str", request.environ["PATH_INFO"])
+
+
 def settings_as(kind: type[S]) -> S:
     """Return the settings of the dialect of the current request, which are of this kind."""
     found = here().settings

@@ -3,13 +3,13 @@
 import codecs
 import json
 import os
-import re
 from datetime import datetime
 from typing import Any
 
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import ErrorCode, Job, JobError
 from jobrunner.web.dialects.starting import find_errno
+from jobrunner.web.dialects.unicode import to_unicode
 
 ZERO_TIME = datetime(1, 1, 1)  # noqa: DTZ001 it is only ever written
 """What Go has for no time."""
@@ -103,23 +103,8 @@ def parse_json(body: bytes) -> Any:
         value, _ = _DECODER.raw_decode(text)
     except RecursionError:
         raise ValueError("exceeded max depth") from None
-    return _to_unicode(value) if _HALF.search(text) else value
-
-
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")
-"""What may be half of a surrogate pair."""
-
-
-def _to_unicode(value: Any) -> Any:
-    """Replace what is half of a surrogate pair, and so no character, by U+FFFD."""
-    match value:
-        case str():
-            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        case list():
-            return [_to_unicode(part) for part in value]
-        case dict():
-            return Members({_to_unicode(key): _to_unicode(part) for key, part in value.items()})
-    return value
+    # What is half of a surrogate pair is no character.
+    return to_unicode(value)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Members:

@@ -17,7 +17,7 @@ from jobrunner.domain.states import ENDED, JobState
 from jobrunner.domain.streams import Stream
 from jobrunner.service.submission import StepAsked, Submission
 from jobrunner.web.dialects import go
-from jobrunner.web.dialects.dialect import Dialect, Why, answer, here, settings_as
+from jobrunner.web.dialects.dialect import Dialect, Why, answer, asked_path, here, settings_as
 from jobrunner.web.dialects.texts import http_error, in_texts
 from jobrunner.web.parse import read_body
 from jobrunner.web.services import caller, services
@@ -193,7 +193,7 @@ def _add_version(response: Response) -> Response:
 
 
 def _is_ping() -> bool:
-    return request.method == "GET" and request.path == "/ping"
+    return request.method == "GET" and asked_path() == "/ping"
 
 
 def _authenticate() -> Caller:

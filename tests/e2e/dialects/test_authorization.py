@@ -15,10 +15,12 @@ from jobrunner.domain.access import Grant, Scope
 from jobrunner.domain.job import Job
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.web.dialects.dialect import Dialect, Here, Why, make_dialect_app
+from jobrunner.web.dialects.http_runner_document import render_id
 from jobrunner.web.dialects.registry import DIALECTS
 from tests.factories import CALLER, argv
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "http-runner": {},
     "rtot": {"secret": Secret("s"), "allow_shutdown": True},
 }
 """What each dialect needs besides being enabled."""
@@ -45,6 +47,8 @@ class Route:
 
 ROUTES: Mapping[tuple[str, str], Route] = {
     # endpoint and method
+    ("http-runner.submit", "POST"): Route("POST", "/", frozenset({"exec"}), '{"command": "true", "args": ""}'),
+    ("http-runner.get", "GET"): Route("GET", "/{id}", frozenset({"read"})),
     ("rtot.root", "GET"): Route("GET", "/", ANYONE),
     ("rtot.create", "POST"): Route("POST", "/jobs", frozenset({"exec"}), "true"),
     ("rtot.list_jobs", "GET"): Route("GET", "/jobs", frozenset({"read"})),
@@ -57,6 +61,7 @@ ROUTES: Mapping[tuple[str, str], Route] = {
 NEEDING_NOTHING = {("rtot.ping", "GET")}
 
 IDS: Mapping[str, Callable[[Job], object]] = {
+    "http-runner": lambda job: render_id(job.id),
     "rtot": lambda job: job.face_number,
 }
 
