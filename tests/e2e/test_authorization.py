@@ -71,7 +71,8 @@ ABOUT_A_JOB = sorted(endpoint for endpoint in ROUTES if endpoint[0].split(".")[0
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with a token for each scope, and a script."""
-    started = Service(tmp_path_factory.mktemp("authorization") / "data").start()
+    settings = {"auth": {"max_failures": 1_000_000}}  # many wrong tokens are tried
+    started = Service(tmp_path_factory.mktemp("authorization") / "data", settings).start()
     script = started.data_dir / "scripts" / "hello"
     script.write_text("#!/bin/sh\necho hello $*\n")
     script.chmod(0o755)

@@ -148,7 +148,7 @@ def make_dialect_app(dialect: Dialect, parts: Here) -> Flask:
         if request.method == "HEAD" and not dialect.has_head:
             return _refuse(dialect, Refusal(Why.NO_ROUTE, 405, "there is no HEAD here"))
         if not dialect.is_public():
-            g.caller = identify(request, lambda sparingly: _authenticate(dialect, parts.settings, sparingly=sparingly))
+            g.caller = identify(request, _authentication(dialect, parts.settings))
         return None
 
     app.register_blueprint(dialect.blueprint)
@@ -160,25 +160,31 @@ def _refuse(dialect: Dialect, refusal: Refusal) -> Response:
     return dialect.refuse(refusal)
 
 
-def _authenticate(dialect: Dialect, settings: DialectSettings, *, sparingly: bool) -> Caller:
-    """Find out who is asking.
+def _authentication(dialect: Dialect, settings: DialectSettings) -> Callable[[bool], Caller]:
+    """Return what finds out who is asking.
 
     Raises:
-        Unauthenticated: nobody that we know.
+        Unauthenticated: the request does not say, or may not come without a token from where it does.
     """
     access = services().access
     if settings.auth == "none":
         if not settings.takes_from(client_address(request)):
             raise errors.Unauthenticated("who asks without a token must do so from a network in allow_from")
-        assert settings.run_as is not None
-        try:
-            return access.stand_in(settings.run_as)
-        except errors.Unauthenticated as error:
-            logger.warning("[dialect:%s]: %s", dialect.name, error)
-            raise
+        return lambda _: _stand_in(dialect, settings)
     if dialect.authenticate is not None:
-        return dialect.authenticate()
-    return access.authenticate(secret_of(request), sparingly=sparingly)
+        authenticate = dialect.authenticate
+        return lambda _: authenticate()
+    secret = secret_of(request)
+    return lambda sparingly: access.authenticate(secret, sparingly=sparingly)
+
+
+def _stand_in(dialect: Dialect, settings: DialectSettings) -> Caller:
+    assert settings.run_as is not None
+    try:
+        return services().access.stand_in(settings.run_as)
+    except errors.Unauthenticated as error:
+        logger.warning("[dialect:%s]: %s", dialect.name, error)
+        raise
 
 
 _REASONS: dict[type[errors.JobrunnerError], Why] = {
