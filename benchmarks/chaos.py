@@ -40,6 +40,9 @@ _STEPS = 3
 _EXECUTOR_AWAY = 5.0
 """Seconds that a killed executor may take to be there again, on a machine with much to do."""
 
+_SPAWNING = 0.1
+"""Seconds that may pass between the begin of a step and the record of its process."""
+
 _STARTING = 1.0
 """Seconds around the begin of a step in which a killed executor may have been about to make its process."""
 
@@ -146,6 +149,9 @@ class Chaos:
         if whom in {"serve", "all"}:
             assert self._service.process is not None
             self._service.process.wait()
+            # What is left of it still answers for a moment, and must not be taken for the next one: an executor that is
+            # killed before its supervisor is up ends that, too.
+            assert eventually(lambda: not self._is_ready(), within=60), "the workers outlive their supervisor"
             self._service.start()
             self._down.append((began, time.time()))
 
@@ -217,9 +223,24 @@ class Chaos:
         if not ran[number]:
             unseen = any(abs(killed - started) <= _STARTING for killed in self._killed())
         else:
-            unseen = at is not None and self._went_unseen(started, at)
+            unseen = at is not None and (self._went_unseen(started, at) or self._was_nobodys(started, at))
         if not unseen:
-            self.report.wrong.append(f"submission {index} is lost, though somebody was there: {document['error']}")
+            self.report.wrong.append(
+                f"submission {index} is lost, though somebody was there: step {number} ran {ran[number]} times, "
+                f"from {started:.2f} to {at}; {self._kills_around(started, at or started)}"
+            )
+
+    def _was_nobodys(self, started: float, ended: float) -> bool:
+        """Tell whether it may have ended between its start and its record: a zombie does not say whose it was."""
+        return any(
+            killed - _SPAWNING <= started and killed <= ended <= killed + _SPAWNING for killed in self._executor_killed
+        )
+
+    def _kills_around(self, begin: float, end: float) -> str:
+        """Say who was killed, and was away, not long before or after these times."""
+        alone = [f"{killed:.2f}" for killed in self._executor_killed if begin - 10 <= killed <= end + 10]
+        down = [f"{gone:.2f} to {back:.2f}" for gone, back in self._down if begin - 10 <= back and gone <= end + 10]
+        return f"executor killed at {', '.join(alone) or '-'}; supervisor away from {', '.join(down) or '-'}"
 
     def _killed(self) -> list[float]:
         """Return when an executor was killed, alone or with everything."""
