@@ -2,11 +2,18 @@
 
 ::
 
-    DATA/jobs/3f/0192f0c4-…-2f6f1f0f3c3f/     mode 0700, made when the job starts
+    DATA/jobs/3f/0192f0c4-…-2f6f1f0f3c3f/     made when the job starts
         stdout, stderr                        what the job wrote, byte for byte
         stdin, source, source.1 …             what came with the submission, if anything did
         process.json                          who its process is: see `ProcessRecord`, `StepMark`
         scratch/                              its working directory, with the files it came with
+
+All of it is the service's alone, unless jobs run as another user. Then that
+user can go through the directories, but not list them; ``scratch`` and what is
+in it is its own, its group can read ``stdin`` and ``source``, and write, but
+not replace, ``stdout`` and ``stderr``: that is what opening ``/dev/stdin`` or
+``/dev/stderr`` needs. When the job has ended its directory is closed to that
+user, too.
 
 The stream files are made last, right before the process: a directory with
 ``stdout`` but without ``process.json`` tells that a process may have been made.
@@ -19,7 +26,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +35,9 @@ from typing import Any, BinaryIO, NamedTuple, Self
 from jobrunner.domain.ids import parse_job_reference
 from jobrunner.domain.spec import Input, InputKind, source_name
 from jobrunner.domain.streams import Stream
-from jobrunner.scratch import NOT_THERE
+from jobrunner.scratch import NOT_THERE, Listing, list_tree, open_beneath
 from jobrunner.trees import disk_bytes, remove_tree, scan
+from jobrunner.users import User
 
 
 class ProcessRecord(NamedTuple):
@@ -95,11 +103,20 @@ class Spool:
     Args:
         data_dir: what they are in.
         keep_scratch: ended jobs keep their scratch directories until they are purged.
+        user: whom jobs run as; None: as the service does.
     """
 
-    def __init__(self, data_dir: Path, *, keep_scratch: bool = True) -> None:
+    def __init__(self, data_dir: Path, *, keep_scratch: bool = True, user: User | None = None) -> None:
         self._root = f"{data_dir}/jobs"
         self.keeps_scratch = keep_scratch
+        self._user = user
+
+    def set_up(self) -> None:
+        """Make the directory of all; let another user's jobs go through what is there already."""
+        os.makedirs(self._root, 0o700, exist_ok=True)
+        if self._user is not None:
+            for path in (self._root, *(shelf.path for shelf in scan(self._root) if shelf.is_dir())):
+                let_through(path)
 
     def path(self, job_id: str) -> str:
         """Return the directory of a job. The last two digits of a UUIDv7 are random, so they spread."""
@@ -113,7 +130,7 @@ class Spool:
         """Return where the text of a ``source`` step is written."""
         return _source_path(self.path(job_id), source_name(step))
 
-    def prepare(self, job_id: str, inputs: Iterable[Input]) -> None:
+    def prepare(self, job_id: str, inputs: Collection[Input]) -> None:
         """Make the directory of a job anew, with what came with it.
 
         Raises:
@@ -123,7 +140,7 @@ class Spool:
         try:
             os.mkdir(path, 0o700)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+            self._make_shelf(os.path.dirname(path))
             os.mkdir(path, 0o700)
         except FileExistsError:
             if self.was_started(job_id):
@@ -139,6 +156,26 @@ class Spool:
                 _write_new(_source_path(path, given.name), given.content, 0o755)
             else:
                 _write_new(f"{path}/stdin", given.content, 0o600)
+        if self._user is not None:
+            self._hand_over(path, inputs, self._user)
+
+    def _make_shelf(self, path: str) -> None:
+        os.makedirs(path, 0o700, exist_ok=True)
+        if self._user is not None:
+            let_through(path)
+
+    def _hand_over(self, path: str, inputs: Collection[Input], user: User) -> None:
+        """Give the user of the job what is to be its own, and open to it what it needs."""
+        for given in inputs:
+            if given.kind is InputKind.FILE:
+                os.chown(f"{path}/scratch/{given.name}", user.uid, user.gid)
+            else:
+                is_source = given.kind is InputKind.SOURCE
+                file = _source_path(path, given.name) if is_source else f"{path}/stdin"
+                os.chown(file, -1, user.gid)
+                os.chmod(file, 0o750 if is_source else 0o640)
+        os.chown(f"{path}/scratch", user.uid, user.gid)
+        let_through(path)
 
     def open_streams(self, job_id: str, *, stdin: bool, merge_stderr: bool) -> JobStreams:
         """Make the stream files and open them for the process.
@@ -154,6 +191,10 @@ class Spool:
             opened.append(os.open(f"{path}/stdin" if stdin else os.devnull, os.O_RDONLY | os.O_NOFOLLOW))
             opened.append(os.open(f"{path}/stdout", _NEW_STREAM, 0o600))
             opened.append(opened[1] if merge_stderr else os.open(f"{path}/stderr", _NEW_STREAM, 0o600))
+            if self._user is not None:
+                for fd in set(opened[1:]):
+                    os.fchown(fd, -1, self._user.gid)
+                    os.fchmod(fd, 0o620)
         except OSError:
             for fd in opened:
                 os.close(fd)
@@ -195,6 +236,12 @@ class Spool:
             return fd
         os.close(fd)
         return None
+
+    def close(self, job_id: str) -> None:
+        """Close the directory of an ended job to other jobs of the same user."""
+        if self._user is not None:
+            with suppress(FileNotFoundError):
+                os.chmod(self.path(job_id), 0o700)
 
     def was_started(self, job_id: str) -> bool:
         """Tell whether a process may ever have been made for this job."""
@@ -289,6 +336,23 @@ class Spool:
         """Return the disk blocks that the directory holds, in bytes, without what the job does not keep."""
         return disk_bytes(self.path(job_id), besides=None if self.keeps_scratch else "scratch")
 
+    def list_files(self, job_id: str) -> Listing:
+        """List what is in the scratch directory of a job; nothing when there is none."""
+        return list_tree(self.scratch(job_id))
+
+    def open_file(self, job_id: str, path: bytes) -> BinaryIO:
+        """Open a regular file in the scratch directory of a job, for the caller to close.
+
+        Args:
+            job_id: whose.
+            path: from the scratch directory; anybody's bytes.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            PermissionError: it may not be read, or is not the job's.
+        """
+        return open_beneath(self.scratch(job_id), path, owner=self._user.uid if self._user is not None else None)
+
     def has_scratch(self, job_id: str) -> bool:
         """Tell whether there is a scratch directory, or something in its place."""
         return os.path.lexists(self.scratch(job_id))
@@ -321,6 +385,11 @@ class Spool:
                 with suppress(FileNotFoundError):
                     if is_ours and entry.is_dir(follow_symlinks=False):
                         yield entry.name, entry.stat(follow_symlinks=False).st_mtime
+
+
+def let_through(path: str | Path) -> None:
+    """Let everybody go through a directory to what they know the name of; that does not let them list it."""
+    os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | 0o011)  # noqa: S103 that is what it is for
 
 
 _NEW_STREAM = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC

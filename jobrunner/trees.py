@@ -60,7 +60,9 @@ def _remove_by_tools(path: str) -> None:
             # Through the descriptor: of a link in the directory's place the target would be opened.
             here = f"/proc/self/fd/{fd}"
             os.chmod(here, 0o700)
-            subprocess.run(["chmod", "-R", "u+rwX", "."], cwd=here, stderr=subprocess.DEVNULL, check=False)
+            # Nothing is closed to root; and of what is swapped meanwhile for a link chmod(1) would open the target.
+            if os.geteuid() != 0:
+                subprocess.run(["chmod", "-R", "u+rwX", "."], cwd=here, stderr=subprocess.DEVNULL, check=False)
         finally:
             os.close(fd)
     done = subprocess.run(["rm", "-rf", path], stderr=subprocess.PIPE, text=True, errors="replace", check=False)

@@ -18,6 +18,7 @@ from typing import Protocol
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import ErrorCode, JobError
 from jobrunner.domain.spec import COOKIE, STEP_COOKIE
+from jobrunner.executor.confine import Confinement
 from jobrunner.proc import boot_id, list_pids, read_environ, read_stat
 from jobrunner.spool import JobStreams, ProcessRecord
 
@@ -167,6 +168,9 @@ class AdoptedProcess:
     leave = release
 
 
+_NOT_CONFINED = Confinement()
+
+
 def spawn(
     argv: Sequence[str],
     *,
@@ -174,6 +178,7 @@ def spawn(
     env: Mapping[str, str],
     streams: JobStreams,
     before: Callable[[], object] | None = None,
+    confinement: Confinement = _NOT_CONFINED,
 ) -> ChildProcess:
     """Start a process as the leader of a new session.
 
@@ -184,10 +189,12 @@ def spawn(
         streams: its standard streams; still the caller's to close.
         before: called in the new process before it executes anything; it must take no lock. Costs a fork(2) where
             otherwise a vfork(2) does.
+        confinement: as whom it runs, and within which limits. If there are any, that costs the same.
 
     Raises:
         SpawnError: with the system's words.
     """
+    confined = confinement.popen_arguments(cwd, before)
     for attempt in range(_BUSY_ATTEMPTS):
         try:
             popen = subprocess.Popen(
@@ -198,7 +205,7 @@ def spawn(
                 stdout=streams.stdout,
                 stderr=streams.stderr,
                 start_new_session=True,
-                preexec_fn=before,  # noqa: PLW1509 see `before`
+                **confined,
             )
         except OSError as error:
             # A script that was just written may still be open for writing in
@@ -207,7 +214,9 @@ def spawn(
                 time.sleep(0.01)
                 continue
             raise SpawnError(_explain(error, argv[0], cwd)) from error
-        except (ValueError, subprocess.SubprocessError) as error:
+        except subprocess.SubprocessError as error:
+            raise SpawnError(_explain_refusal(error, cwd, confinement)) from error
+        except ValueError as error:
             raise SpawnError(JobError(ErrorCode.SPAWN_FAILED, str(error))) from error
         try:
             return ChildProcess(popen)
@@ -237,6 +246,14 @@ def explain_os_error(error: OSError) -> JobError:
     code = _CODES.get(error.errno or 0, ErrorCode.SPAWN_FAILED)
     where = f": {os.fsdecode(error.filename)}" if error.filename is not None else ""
     return JobError(code, f"{error.strerror or error}{where}")
+
+
+def _explain_refusal(error: subprocess.SubprocessError, cwd: str, confinement: Confinement) -> JobError:
+    """Tell what the new process has failed with before it executed anything; subprocess does not say."""
+    if confinement.user is None:
+        return JobError(ErrorCode.SPAWN_FAILED, str(error))
+    # All but this was tried when the service has started.
+    return JobError(ErrorCode.BAD_CWD, f"{confinement.user.name}, as whom jobs run, may not go there: {cwd}")
 
 
 def _explain(error: OSError, program: str, cwd: str) -> JobError:

@@ -95,6 +95,7 @@ class Starter:
                 },
                 streams=streams,
                 before=enter,
+                confinement=self._around.confinement,
             )
 
     def record(self, record: ProcessRecord) -> None:
