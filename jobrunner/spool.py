@@ -27,7 +27,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
@@ -35,7 +35,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 from jobrunner.domain.ids import parse_job_reference
 from jobrunner.domain.spec import Input, InputKind, source_name
 from jobrunner.domain.streams import Stream
-from jobrunner.scratch import NOT_THERE, Listing, list_tree, open_beneath
+from jobrunner.scratch import NOT_THERE, STEP, Listing, list_tree, open_beneath
 from jobrunner.trees import disk_bytes, remove_tree, scan
 from jobrunner.users import User
 
@@ -227,7 +227,8 @@ class Spool:
         link to somebody else's file in its place, and we may be allowed more than it.
         """
         try:
-            fd = os.open(f"{self.path(job_id)}/{stream}", _OLD_STREAM)
+            with self._entered(job_id) as directory:
+                fd = os.open(stream, os.O_WRONLY | os.O_APPEND | _CAREFULLY, dir_fd=directory)
         except OSError:
             return None
         status = os.fstat(fd)
@@ -245,9 +246,16 @@ class Spool:
 
     def was_started(self, job_id: str) -> bool:
         """Tell whether a process may ever have been made for this job."""
-        # Each of them, because a job may have removed the other.
-        path = self.path(job_id)
-        return os.path.lexists(f"{path}/stdout") or os.path.lexists(f"{path}/process.json")
+        try:
+            with self._entered(job_id) as directory:
+                # Each of them, because a job may have removed the other.
+                return _is_there("stdout", directory) or _is_there("process.json", directory)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno in NOT_THERE:
+                return True  # something else is in its place, which only a job can have put there
+            raise
 
     def record_process(self, job_id: str, record: ProcessRecord) -> None:
         """Write down who the process is, for an executor that takes over.
@@ -261,15 +269,15 @@ class Spool:
         self._write_process(job_id, mark._asdict())
 
     def _write_process(self, job_id: str, members: dict[str, Any]) -> None:
-        path, content = f"{self.path(job_id)}/process.json", json.dumps(members).encode()
-        try:
-            _write_new(path, content, 0o600)
-        except FileExistsError:
-            new = f"{path}.new"
-            with suppress(FileNotFoundError):
-                os.unlink(new)
-            _write_new(new, content, 0o600)
-            os.rename(new, path)
+        content = json.dumps(members).encode()
+        with self._entered(job_id) as directory:
+            try:
+                _write_new("process.json", content, 0o600, directory)
+            except FileExistsError:
+                with suppress(FileNotFoundError):
+                    os.unlink("process.json.new", dir_fd=directory)
+                _write_new("process.json.new", content, 0o600, directory)
+                os.rename("process.json.new", "process.json", src_dir_fd=directory, dst_dir_fd=directory)
 
     def load_process(self, job_id: str) -> ProcessRecord | None:
         """Return who the process is, or None when that was never written down."""
@@ -285,20 +293,24 @@ class Spool:
 
     def _load_process(self, job_id: str) -> dict[str, Any]:
         with self._open_file(job_id, "process.json") as file:
-            content = file.read()
+            content = file.read(_RECORD_MOST)
         try:
-            members = json.loads(content)
-        except ValueError:
+            members = json.loads(content.decode())
+        except (ValueError, RecursionError):
             return {}  # the machine, or the disk, has failed in the middle
-        return members if isinstance(members, dict) else {}
+        # Or the job has written it: no job is process 1, and a signal to its group would go to everybody.
+        types = {"pid": int, "start_ticks": int, "boot_id": str, "step": int}
+        if not isinstance(members, dict) or any(type(value) is not types.get(key) for key, value in members.items()):
+            return {}
+        return members if members.get("pid", 2) > 1 else {}
 
     def size(self, job_id: str, stream: Stream) -> int:
         """Return the length of a stream so far; 0 when there is none (any more: see `open_stream_file`)."""
         try:
-            status = os.lstat(f"{self.path(job_id)}/{stream}")
+            with self._entered(job_id) as directory:
+                status = os.stat(stream, dir_fd=directory, follow_symlinks=False)
         except OSError as error:
-            # A job that has closed its own directory must not keep others from being listed.
-            if error.errno in {*NOT_THERE, errno.EACCES}:
+            if error.errno in _GONE:
                 return 0
             raise
         return status.st_size if stat.S_ISREG(status.st_mode) else 0
@@ -315,16 +327,29 @@ class Spool:
         """Open a stream for reading, for the caller to close; None when there is none (yet)."""
         return self._find_file(job_id, stream)
 
+    @contextmanager
+    def _entered(self, job_id: str) -> Iterator[int]:
+        """Hold on to the directory of a job: it may put a link to another in its place.
+
+        Raises:
+            OSError: there is none, or something else is there; see `NOT_THERE`.
+        """
+        fd = os.open(self.path(job_id), STEP)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
     def _open_file(self, job_id: str, name: str) -> BinaryIO:
         return self._find_file(job_id, name) or open(os.devnull, "rb", buffering=0)
 
     def _find_file(self, job_id: str, name: str) -> BinaryIO | None:
         """Open a file of a job's directory for reading; None when there is no such regular file."""
         try:
-            # O_NONBLOCK: to open a FIFO waits for a writer.
-            fd = os.open(f"{self.path(job_id)}/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with self._entered(job_id) as directory:
+                fd = os.open(name, os.O_RDONLY | _CAREFULLY, dir_fd=directory)
         except OSError as error:
-            if error.errno in NOT_THERE:
+            if error.errno in _GONE:
                 return None
             raise
         if stat.S_ISREG(os.fstat(fd).st_mode):
@@ -338,7 +363,13 @@ class Spool:
 
     def list_files(self, job_id: str) -> Listing:
         """List what is in the scratch directory of a job; nothing when there is none."""
-        return list_tree(self.scratch(job_id))
+        try:
+            with self._entered(job_id) as directory:
+                return list_tree(f"/proc/self/fd/{directory}/scratch")
+        except OSError as error:
+            if error.errno in NOT_THERE:
+                return Listing()
+            raise
 
     def open_file(self, job_id: str, path: bytes) -> BinaryIO:
         """Open a regular file in the scratch directory of a job, for the caller to close.
@@ -351,16 +382,36 @@ class Spool:
             FileNotFoundError: there is no such file.
             PermissionError: it may not be read, or is not the job's.
         """
-        return open_beneath(self.scratch(job_id), path, owner=self._user.uid if self._user is not None else None)
+        owner = self._user.uid if self._user is not None else None
+        try:
+            with self._entered(job_id) as directory:
+                return open_beneath(f"/proc/self/fd/{directory}/scratch", path, owner=owner)
+        except OSError as error:
+            if error.errno in NOT_THERE:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
+            raise
 
     def has_scratch(self, job_id: str) -> bool:
         """Tell whether there is a scratch directory, or something in its place."""
-        return os.path.lexists(self.scratch(job_id))
+        try:
+            with self._entered(job_id) as directory:
+                return _is_there("scratch", directory)
+        except OSError as error:
+            if error.errno in NOT_THERE:
+                return False
+            raise
 
     def clear_away(self, job_id: str) -> None:
         """Remove what an ended job does not keep, if it is there."""
-        if not self.keeps_scratch:
-            remove_tree(self.scratch(job_id))
+        if self.keeps_scratch:
+            return
+        try:
+            with self._entered(job_id) as directory:
+                os.chmod(f"/proc/self/fd/{directory}", 0o700)  # the job may have closed it
+                remove_tree("scratch", within=directory)
+        except OSError as error:
+            if error.errno not in NOT_THERE:
+                raise
 
     def remove(self, job_id: str) -> None:
         """Remove the directory of a job, if there is one."""
@@ -392,19 +443,35 @@ def let_through(path: str | Path) -> None:
     os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | 0o011)  # noqa: S103 that is what it is for
 
 
+def _is_there(name: str, directory: int) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        return True  # only a job can have closed its directory
+    return True
+
+
+_GONE = {*NOT_THERE, errno.EACCES}
+"""What the system says of a file that a job has replaced or closed: that must not keep others from being listed."""
+
+_CAREFULLY = os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How a file is opened that may be anything by now: to open a FIFO waits for somebody at its other end."""
+
+_RECORD_MOST = 1024
+"""Bytes of a `ProcessRecord` that are read: a job can make a file of any length."""
+
 _NEW_STREAM = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-_OLD_STREAM = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def _source_path(path: str, name: str) -> str:
     return f"{path}/source.{name}" if name else f"{path}/source"
 
 
-def _write_new(path: str, content: bytes, mode: int) -> None:
+def _write_new(path: str, content: bytes, mode: int, within: int | None = None) -> None:
     """Write a file that must not be there; its mode does not depend on the umask."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=within)
     with open(fd, "wb", buffering=0) as file:
         if mode & 0o077:
             os.fchmod(fd, mode)
