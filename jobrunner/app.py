@@ -271,6 +271,7 @@ class House:
         Raises:
             ConfigError: there are no control groups where the settings say, or jobs can't be confined as they say.
         """
+        from jobrunner.executor.bubblewrap import find_bubblewrap
         from jobrunner.executor.cgroup import ControlGroups
         from jobrunner.executor.pool import Executor
         from jobrunner.executor.tree import Orphans
@@ -281,6 +282,7 @@ class House:
         except OSError as error:
             raise ConfigError([f"[executor] cgroup = {settings.cgroup}: {error.strerror}: {error.filename}"]) from error
         self.confinement.try_out(str(self.data_dir / "jobs"))
+        confinement = replace(self.confinement, bubblewrap=find_bubblewrap(self.config, self.confinement))
         inherited = {name: os.environ[name] for name in INHERITED_ENVIRONMENT if name in os.environ}
         inherited.update(self.confinement.environment)
         return Executor(
@@ -296,7 +298,7 @@ class House:
             orphans=Orphans() if owns_process else None,
             ends=EndsFile(self.data_dir / "run" / "ends"),
             groups=groups,
-            confinement=self.confinement,
+            confinement=confinement,
             drain=self.drain,
             masks=self.masks,
             now=utc_now,

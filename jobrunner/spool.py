@@ -6,6 +6,7 @@
         stdout, stderr                        what the job wrote, byte for byte
         stdin, source, source.1 …             what came with the submission, if anything did
         process.json                          who its process is: see `ProcessRecord`, `StepMark`
+        outcome, outcome.1 …                  how a step's process in its sandbox has ended, if it has one
         scratch/                              its working directory, with the files it came with
 
 All of it is the service's alone, unless jobs run as another user. Then that
@@ -304,6 +305,19 @@ class Spool:
             return {}
         return members if members.get("pid", 2) > 1 else {}
 
+    def open_outcome(self, job_id: str, step: int) -> int:
+        """Make the file that tells how a step's process in its sandbox has ended; for the caller to close."""
+        with self._entered(job_id) as directory:
+            return os.open(_outcome_name(step), _NEW_STREAM, 0o600, dir_fd=directory)
+
+    def read_outcome(self, job_id: str, step: int) -> bytes | None:
+        """Return what that file says so far; None when there is none."""
+        file = self._find_file(job_id, _outcome_name(step))
+        if file is None:
+            return None
+        with file:
+            return file.read(_OUTCOME_MOST)
+
     def size(self, job_id: str, stream: Stream) -> int:
         """Return the length of a stream so far; 0 when there is none (any more: see `open_stream_file`)."""
         try:
@@ -462,7 +476,14 @@ _CAREFULLY = os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _RECORD_MOST = 1024
 """Bytes of a `ProcessRecord` that are read: a job can make a file of any length."""
 
+_OUTCOME_MOST = 8192
+"""Bytes of an outcome that are read: the longest path, and some more."""
+
 _NEW_STREAM = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _outcome_name(step: int) -> str:
+    return f"outcome.{step}" if step else "outcome"
 
 
 def _source_path(path: str, name: str) -> str:

@@ -7,7 +7,7 @@ import click
 from jobrunner.cli.common import json_option, print_json, read_config
 from jobrunner.config import SECTIONS
 from jobrunner.config_values import render_value
-from jobrunner.executor.confine import find_confinement
+from jobrunner.executor.bubblewrap import check_confinement
 
 
 @click.group()
@@ -22,7 +22,7 @@ def check(ctx: click.Context) -> None:
     loaded = read_config(ctx)
     for warning in loaded.warnings:
         click.echo(f"jobrunner: {warning}", err=True)
-    find_confinement(loaded.policy)
+    check_confinement(loaded)
 
 
 @config.command()

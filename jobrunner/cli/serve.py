@@ -11,7 +11,7 @@ import click
 from jobrunner.cli.common import read_config
 from jobrunner.config import Config
 from jobrunner.domain.errors import ConfigError
-from jobrunner.executor.confine import find_confinement
+from jobrunner.executor.bubblewrap import check_confinement
 from jobrunner.log import set_up_logging
 from jobrunner.parent import PARENT, READY_FD, die_with_parent
 from jobrunner.supervisor import DRAINED, HANDED_OVER, LISTEN_FDS, Supervisor
@@ -40,7 +40,7 @@ def _read_what_works(ctx: click.Context) -> Config:
         ConfigError: they are wrong, or not for this machine or user.
     """
     config = read_config(ctx)
-    find_confinement(config.policy)
+    check_confinement(config)
     return config
 
 

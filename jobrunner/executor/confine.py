@@ -7,11 +7,14 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobrunner.config import Policy
 from jobrunner.domain.errors import ConfigError
 from jobrunner.users import User, find_user
+
+if TYPE_CHECKING:
+    from jobrunner.executor.bubblewrap import Bubblewrap
 
 Step = Callable[[], Any]
 """What a new process does before it executes anything: calls of the system only, no thread is there to free a lock."""
@@ -24,15 +27,22 @@ class Confinement:
     Attributes:
         user: whom they run as; None: as the service does.
         limits: of the kernel's resources (``RLIMIT_…``), the soft and the hard one.
+        bubblewrap: how they get sandboxes; None: they have none.
     """
 
     user: User | None = None
     limits: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    bubblewrap: "Bubblewrap | None" = None
 
     @property
     def environment(self) -> Mapping[str, str]:
         """What jobs get in the place of what the service has."""
         return self.user.environment if self.user is not None else {}
+
+    @property
+    def runs_as_root(self) -> bool:
+        """Whether jobs are root's."""
+        return (self.user.uid if self.user is not None else os.geteuid()) == 0
 
     def popen_arguments(self, cwd: str, first: Step | None) -> dict[str, Any]:
         """Return what `subprocess.Popen` needs for a job besides the ordinary.

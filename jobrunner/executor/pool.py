@@ -63,7 +63,7 @@ class Executor:
         orphans: what jobs may have left behind, where the whole process is ours; None: it is not.
         ends: what the supervisor has written down of orphans.
         groups: control groups for jobs; None: there are none.
-        confinement: as whom jobs run, and within which limits.
+        confinement: as whom jobs run, within which limits, and in what.
         drain: the service takes no new jobs.
         masks: what is secret of what jobs are given.
     """

@@ -74,6 +74,9 @@ class Process(Protocol):
     def signal_group(self, number: int) -> bool:
         """Send a signal to everything in its process group. False when nobody was there."""
 
+    def close(self) -> None:
+        """Close the descriptor of one that has ended, and is to be reaped later."""
+
     def release(self) -> None:
         """Reap it, if it is ours, and close the descriptor."""
 
@@ -102,7 +105,7 @@ class ChildProcess:
         return _signal_group(self.pid, number)
 
     def close(self) -> None:
-        """Close the descriptor of one that has ended, and is to be reaped later."""
+        """See `Process`."""
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
@@ -165,7 +168,7 @@ class AdoptedProcess:
         """See `Process`."""
         os.close(self.pidfd)
 
-    leave = release
+    leave = close = release
 
 
 _NOT_CONFINED = Confinement()
@@ -179,6 +182,7 @@ def spawn(
     streams: JobStreams,
     before: Callable[[], object] | None = None,
     confinement: Confinement = _NOT_CONFINED,
+    pass_fds: Sequence[int] = (),
 ) -> ChildProcess:
     """Start a process as the leader of a new session.
 
@@ -190,6 +194,7 @@ def spawn(
         before: called in the new process before it executes anything; it must take no lock. Costs a fork(2) where
             otherwise a vfork(2) does.
         confinement: as whom it runs, and within which limits. If there are any, that costs the same.
+        pass_fds: descriptors that it has besides.
 
     Raises:
         SpawnError: with the system's words.
@@ -205,6 +210,7 @@ def spawn(
                 stdout=streams.stdout,
                 stderr=streams.stderr,
                 start_new_session=True,
+                pass_fds=pass_fds,
                 **confined,
             )
         except OSError as error:
@@ -262,11 +268,17 @@ def _explain(error: OSError, program: str, cwd: str) -> JobError:
         return JobError(ErrorCode.BAD_CWD, f"{error.strerror}: {cwd}")
     explained = explain_os_error(error)
     if error.errno == errno.ENOENT and "/" in program and os.path.exists(os.path.join(cwd, program)):
-        return JobError(explained.code, f"{explained.detail} (the file is there; the interpreter it names is not)")
+        return explain_missing_interpreter(error)
     return explained
 
 
-def identify(process: ChildProcess, step: int = 0) -> ProcessRecord:
+def explain_missing_interpreter(error: OSError) -> JobError:
+    """Tell what the system does not: not the program is missing, but what it names in its first line."""
+    explained = explain_os_error(error)
+    return JobError(explained.code, f"{explained.detail} (the file is there; the interpreter it names is not)")
+
+
+def identify(process: Process, step: int = 0) -> ProcessRecord:
     """Describe a child that runs a step so that it can be found again after a crash of the executor."""
     stat = read_stat(process.pid)
     assert stat is not None, "a child that was not reaped has a line in /proc"

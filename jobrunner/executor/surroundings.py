@@ -24,7 +24,7 @@ class Surroundings:
         orphans: what jobs may have left behind; None: to be searched for each time.
         ends: what the supervisor has written down of orphans.
         groups: control groups for jobs; None: there are none.
-        confinement: as whom jobs run, and within which limits.
+        confinement: as whom jobs run, within which limits, and in what.
     """
 
     spool: Spool

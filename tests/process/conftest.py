@@ -4,6 +4,8 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -48,6 +50,15 @@ def new_house(tmp_path: Path, empty_data_dir: Path) -> Iterator[NewHouse]:
 def house(new_house: NewHouse) -> House:
     """The parts of a service over a fresh data directory, in this process; nobody runs its jobs."""
     return new_house()
+
+
+@pytest.fixture
+def passable_path() -> Iterator[Path]:
+    """A directory that others can go through: pytest's own is closed to them."""
+    path = Path(tempfile.mkdtemp(prefix="jobrunner-test-"))
+    path.chmod(0o711)
+    yield path
+    subprocess.run(["rm", "-rf", path], check=True)
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import os
 import pwd
 import signal
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,12 +31,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start j
 
 
 @pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    """A directory that others can go through: pytest's own is closed to them."""
-    path = Path(tempfile.mkdtemp(prefix="jobrunner-test-"))
-    path.chmod(0o711)
-    yield path
-    subprocess.run(["rm", "-rf", path], check=True)
+def tmp_path(passable_path: Path) -> Path:
+    """Where other users come to as well."""
+    return passable_path
 
 
 @pytest.fixture
@@ -133,6 +128,12 @@ def test_a_script_of_the_catalogue_can_be_run(house: House) -> None:
     script.chmod(0o755)
 
     assert run(house, Submission((StepAsked(StepKind.SCRIPT, ("hello",)),)))[1] == "nobody\n"
+
+
+def test_each_step_is_the_user_s(house: House) -> None:
+    steps = tuple(StepAsked(StepKind.SOURCE, source=b"id -un; echo x >> /dev/stdout") for _ in range(2))
+
+    assert run(house, Submission(steps))[1] == "nobody\nx\nnobody\nx\n"
 
 
 def test_limits_and_another_user_go_together(new_house: NewHouse) -> None:
