@@ -24,7 +24,7 @@ from jobrunner.hints import Hints
 from jobrunner.log import set_up_logging
 from jobrunner.memory import settle
 from jobrunner.parent import PARENT, READY, STANDBY, ask_to_stop, tell_parent
-from jobrunner.spool import Spool
+from jobrunner.spool import Spool, let_through
 from jobrunner.store.engine import Database
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from jobrunner.config_dialects import DialectSettings
     from jobrunner.domain.callback import Face, Message
     from jobrunner.domain.job import Job
+    from jobrunner.executor.confine import Confinement
     from jobrunner.executor.pool import Executor
     from jobrunner.service.access import Access
     from jobrunner.service.audit import Audit
@@ -83,7 +84,7 @@ class House:
     def base_environment(self) -> dict[str, str]:
         """The environment of every job, which its own `env` is added to."""
         inherited = {name: os.environ[name] for name in INHERITED_ENVIRONMENT if name in os.environ}
-        return {"PATH": DEFAULT_PATH, **inherited, **self.config.environment}
+        return {"PATH": DEFAULT_PATH, **inherited, **self.confinement.environment, **self.config.environment}
 
     @cached_property
     def database(self) -> Database:
@@ -93,7 +94,18 @@ class House:
     @cached_property
     def spool(self) -> Spool:
         """The directories of jobs."""
-        return Spool(self.data_dir, keep_scratch=self.config.storage.keep_scratch)
+        return Spool(self.data_dir, keep_scratch=self.config.storage.keep_scratch, user=self.confinement.user)
+
+    @cached_property
+    def confinement(self) -> "Confinement":
+        """As whom jobs run, and within which limits.
+
+        Raises:
+            ConfigError: that can't be done here.
+        """
+        from jobrunner.executor.confine import find_confinement
+
+        return find_confinement(self.config.policy)
 
     @cached_property
     def hints(self) -> Hints:
@@ -241,10 +253,15 @@ class House:
         from jobrunner.store.migrate import upgrade
 
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for directory in ("jobs", "run"):
-            (self.data_dir / directory).mkdir(mode=0o700, exist_ok=True)
+        (self.data_dir / "run").mkdir(mode=0o700, exist_ok=True)
+        self.spool.set_up()
         if self.config.storage.scripts_dir is None:
             self.config.scripts_dir.mkdir(mode=0o700, exist_ok=True)
+        if self.confinement.user is not None:
+            # Somebody else's jobs go through here, but can't see what is in it.
+            let_through(self.data_dir)
+            if self.config.storage.scripts_dir is None:
+                let_through(self.config.scripts_dir)
         self.database.path.touch(mode=0o600)  # it holds what jobs were given
         upgrade(self.database)
         # A full disk can still take what goes into pages that the file has.
@@ -260,8 +277,9 @@ class House:
             owns_process: nobody else in this process has children, or cares for orphans.
 
         Raises:
-            ConfigError: there are no control groups where the settings say.
+            ConfigError: there are no control groups where the settings say, or jobs can't be confined as they say.
         """
+        from jobrunner.executor.bubblewrap import find_bubblewrap
         from jobrunner.executor.cgroup import ControlGroups
         from jobrunner.executor.pool import Executor
         from jobrunner.executor.tree import Orphans
@@ -271,6 +289,8 @@ class House:
             groups = ControlGroups.find(settings.cgroup)
         except OSError as error:
             raise ConfigError([f"[executor] cgroup = {settings.cgroup}: {error.strerror}: {error.filename}"]) from error
+        self.confinement.try_out(str(self.data_dir / "jobs"))
+        confinement = replace(self.confinement, bubblewrap=find_bubblewrap(self.config, self.confinement))
         return Executor(
             f"{os.getpid()}-{secrets.token_hex(8)}",
             self.database,
@@ -284,6 +304,7 @@ class House:
             orphans=Orphans() if owns_process else None,
             ends=EndsFile(self.data_dir / "run" / "ends"),
             groups=groups,
+            confinement=confinement,
             drain=self.drain,
             masks=self.masks,
             now=utc_now,

@@ -134,6 +134,14 @@ class Policy:
     mask_env: tuple[str, ...] = _setting(
         read.patterns(_MASK), read.patterns, "variables of jobs whose values are hidden in the log"
     )
+    sandbox: str = _setting("none", read.one_of("none", "bwrap"), "what each job runs in")
+    sandbox_network: bool = _setting(True, read.yes_no, "whether sandboxes have the machine's network")
+    run_as: str | None = _setting(None, read.user, "user[:group] of the jobs; needs a service that runs as root")
+    rlimit_as: int | None = _setting(None, read.size(1), "address space of each process of a job")
+    rlimit_cpu: float | None = _setting(None, read.seconds(1), "CPU time of each process of a job")
+    rlimit_nofile: int | None = _setting(None, read.whole(16), "open files of each process of a job")
+    rlimit_nproc: int | None = _setting(None, read.whole(1), "processes and threads of the jobs' user")
+    rlimit_fsize: int | None = _setting(None, read.size(1), "longest file that a job can write")
 
 
 @dataclass(frozen=True)

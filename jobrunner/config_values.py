@@ -138,6 +138,13 @@ def cgroup(text: str) -> str:
     return text
 
 
+def user(text: str) -> str:
+    """Read the name of a user, with or without a group."""
+    if not re.fullmatch(r"[^\s:]+(:[^\s:]+)?", text):
+        raise ValueError("expected the name of a user, or user:group")
+    return text
+
+
 def path(text: str) -> Path:
     """Read the path of a file or directory."""
     if not text:

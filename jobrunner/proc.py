@@ -5,6 +5,7 @@ ticks, within one boot, is one.
 """
 
 import os
+from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
@@ -81,3 +82,12 @@ def list_children(pid: int) -> list[int] | None:
             return [int(child) for child in file.read().split()]
     except OSError:
         return None
+
+
+def leads_namespace(pid: int) -> bool:
+    """Tell whether a process is process 1 of a namespace right below ours."""
+    with suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"NSpid:"):
+                return line.split()[2:] == [b"1"]
+    return False

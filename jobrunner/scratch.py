@@ -188,8 +188,13 @@ def _to_time(nanoseconds: int) -> datetime | None:
         return None
 
 
-def open_beneath(root: str, path: bytes) -> BinaryIO:
+def open_beneath(root: str, path: bytes, *, owner: int | None = None) -> BinaryIO:
     """Open a regular file of a tree for reading, unbuffered; the caller closes it.
+
+    Args:
+        root: the directory.
+        path: from there; anybody's bytes.
+        owner: whose it must be; None: anybody's. A job could make a hard link to a file that it may not read itself.
 
     Raises:
         FileNotFoundError: there is none: nothing, a link on the way or at its end, or something else than a file.
@@ -206,8 +211,11 @@ def open_beneath(root: str, path: bytes) -> BinaryIO:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
         raise
     try:
-        if not stat.S_ISREG(os.fstat(found).st_mode):
+        status = os.fstat(found)
+        if not stat.S_ISREG(status.st_mode):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if owner not in {None, status.st_uid}:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         # The very file that was looked at, whatever has its name by now.
         return open(os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)
     finally:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 
-from jobrunner.scratch import LIST, STEP
+from jobrunner.scratch import LIST, NOT_THERE, STEP
 
 _SMALL = 1000
 """Entries of a directory that we remove ourselves; the system's tools don't take larger ones into memory whole."""
@@ -15,19 +15,26 @@ _SMALL = 1000
 _FLAT = 8
 """Directories in one another that we remove ourselves: each of them is open meanwhile."""
 
+_NOT_DEEP = 16
+"""Directories in one another that we look into to count what they hold: the same."""
 
-def remove_tree(path: str) -> None:
+
+def remove_tree(path: str, *, within: int | None = None) -> None:
     """Remove a directory with all that is in it, if it is there. Two may do so at once.
+
+    Args:
+        path: of the directory.
+        within: an open directory, where a relative path starts.
 
     Raises:
         OSError: something of it could not be removed.
     """
     try:
-        _remove_small(path, None, _FLAT)
+        _remove_small(path, within, _FLAT)
     except FileNotFoundError:
         return
     except OSError:
-        _remove_by_tools(path)
+        _remove_by_tools(path, within)
 
 
 def _remove_small(name: str, within: int | None, depth: int) -> None:
@@ -52,19 +59,29 @@ def _remove_small(name: str, within: int | None, depth: int) -> None:
     os.rmdir(name, dir_fd=within)  # says so if there was more
 
 
-def _remove_by_tools(path: str) -> None:
+def _remove_by_tools(path: str, within: int | None = None) -> None:
     """Remove what is large, deep, closed, changing, or no directory: the system's own tools can do it."""
     with suppress(FileNotFoundError, NotADirectoryError):
-        fd = os.open(path, STEP)
+        fd = os.open(path, STEP, dir_fd=within)
         try:
             # Through the descriptor: of a link in the directory's place the target would be opened.
             here = f"/proc/self/fd/{fd}"
             os.chmod(here, 0o700)
-            subprocess.run(["chmod", "-R", "u+rwX", "."], cwd=here, stderr=subprocess.DEVNULL, check=False)
+            # Nothing is closed to root; and of what is swapped meanwhile for a link chmod(1) would open the target.
+            if os.geteuid() != 0:
+                subprocess.run(["chmod", "-R", "u+rwX", "."], cwd=here, stderr=subprocess.DEVNULL, check=False)
         finally:
             os.close(fd)
-    done = subprocess.run(["rm", "-rf", path], stderr=subprocess.PIPE, text=True, errors="replace", check=False)
-    if os.path.lexists(path):
+    done = subprocess.run(
+        ["rm", "-rf", path],
+        cwd=None if within is None else f"/proc/self/fd/{within}",
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    with suppress(FileNotFoundError):
+        os.stat(path, dir_fd=within, follow_symlinks=False)
         raise OSError(errno.EIO, done.stderr.strip()[:1000] or "it is still there", path)
 
 
@@ -76,22 +93,39 @@ def disk_bytes(path: str, *, besides: str | None = None) -> int:
         besides: an entry of it that does not count, where that can be told.
     """
     try:
-        return _count_blocks(path, besides)
-    except (RecursionError, OSError):
+        return _count_blocks(path, None, _NOT_DEEP, besides)
+    except OSError as error:
+        if error.errno in NOT_THERE:
+            return 0
         # A tree too deep for us, or with directories that the job has closed.
         return _du(path)
 
 
-def _count_blocks(path: str, besides: str | None = None) -> int:
-    total = 0
-    for entry in scan(path):
-        if entry.name == besides:
-            continue
-        with suppress(FileNotFoundError):
-            total += entry.stat(follow_symlinks=False).st_blocks * 512
-            if entry.is_dir(follow_symlinks=False):
-                total += _count_blocks(entry.path)
-    return total
+def _count_blocks(name: str, within: int | None, depth: int, besides: str | None = None) -> int:
+    """Count what is in a directory, or in one of an open one.
+
+    Raises:
+        OSError: it is no directory any more, is closed, or has too many in one another.
+    """
+    fd = os.open(name, LIST, dir_fd=within)
+    try:
+        total = 0
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                if entry.name == besides:
+                    continue
+                try:
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        if not depth:
+                            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                        total += _count_blocks(entry.name, fd, depth - 1)
+                except OSError as error:
+                    if error.errno not in NOT_THERE:  # else it is gone by now, or something else is in its place
+                        raise
+        return total
+    finally:
+        os.close(fd)
 
 
 def scan(path: str) -> Iterator[os.DirEntry[str]]:

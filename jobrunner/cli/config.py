@@ -7,6 +7,7 @@ import click
 from jobrunner.cli.common import json_option, print_json, read_config
 from jobrunner.config import SECTIONS
 from jobrunner.config_values import render_value
+from jobrunner.executor.bubblewrap import check_confinement
 
 
 @click.group()
@@ -17,9 +18,11 @@ def config() -> None:
 @config.command()
 @click.pass_context
 def check(ctx: click.Context) -> None:
-    """Read the settings; name every problem, or say nothing."""
-    for warning in read_config(ctx).warnings:
+    """Read the settings and try them out; name every problem, or say nothing."""
+    loaded = read_config(ctx)
+    for warning in loaded.warnings:
         click.echo(f"jobrunner: {warning}", err=True)
+    check_confinement(loaded)
 
 
 @config.command()

@@ -11,6 +11,7 @@ import click
 from jobrunner.cli.common import read_config
 from jobrunner.config import Config
 from jobrunner.domain.errors import ConfigError
+from jobrunner.executor.bubblewrap import check_confinement
 from jobrunner.log import set_up_logging
 from jobrunner.parent import PARENT, READY_FD, die_with_parent
 from jobrunner.supervisor import DRAINED, HANDED_OVER, LISTEN_FDS, Supervisor
@@ -29,14 +30,25 @@ def serve(ctx: click.Context) -> None:
     environ = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
     if ctx.find_root().obj:
         environ["JOBRUNNER_CONFIG"] = str(ctx.find_root().obj.absolute())
-    sys.exit(Supervisor(config, lambda: read_config(ctx), environ).run())
+    sys.exit(Supervisor(config, lambda: _read_what_works(ctx), environ).run())
+
+
+def _read_what_works(ctx: click.Context) -> Config:
+    """Read the settings, and see that jobs can be started by them here.
+
+    Raises:
+        ConfigError: they are wrong, or not for this machine or user.
+    """
+    config = read_config(ctx)
+    check_confinement(config)
+    return config
 
 
 def _read_config(ctx: click.Context) -> Config:
     """Read the settings; a supervisor that runs already does not end for a file that was broken a moment ago."""
     while True:
         try:
-            return read_config(ctx)
+            return _read_what_works(ctx)
         except ConfigError as error:
             if HANDED_OVER not in os.environ:
                 raise

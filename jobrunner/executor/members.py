@@ -3,7 +3,8 @@
 import signal
 from collections.abc import Iterable
 
-from jobrunner.executor.process import ChildProcess, Process
+from jobrunner.executor.process import Process
+from jobrunner.executor.sandbox import without_reaper
 from jobrunner.executor.surroundings import Surroundings
 from jobrunner.executor.tree import Member, list_members, send
 
@@ -22,16 +23,16 @@ class Members:
         self._groups = around.groups
         self.process: Process | None = None
         self.is_adopted = False
-        self._retired: list[ChildProcess] = []
+        self._retired: list[Process] = []
 
-    def replace(self, process: ChildProcess) -> None:
+    def replace(self, process: Process) -> None:
         """Go on with the process of the next step.
 
         The one before has ended, and that is written down. It is reaped only at the job's end if it has left anything
         behind: until then its pid, which is the id of its group and session, can't become another's.
         """
         before, self.process = self.process, process
-        if isinstance(before, ChildProcess) and (self._orphans is None or self._orphans.may_exist()):
+        if before is not None and before.is_child and (self._orphans is None or self._orphans.may_exist()):
             before.close()
             self._retired.append(before)
         elif before is not None:
@@ -48,7 +49,9 @@ class Members:
         if current is not None and current.is_child:
             leaders.add(current.pid)
         group = frozenset(self._groups.list_pids(self._job_id)) if self._groups is not None else ()
-        return list_members(self._job_id, besides=current.pid if current else None, leaders=leaders, group=group)
+        return without_reaper(
+            list_members(self._job_id, besides=current.pid if current else None, leaders=leaders, group=group)
+        )
 
     def signal_group(self, number: int) -> bool:
         """Send a signal to the group of the step's process. False when nobody was there."""

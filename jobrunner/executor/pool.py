@@ -23,6 +23,7 @@ from jobrunner.domain.states import JobState
 from jobrunner.drain import Drain
 from jobrunner.ends import EndsFile
 from jobrunner.executor.cgroup import ControlGroups
+from jobrunner.executor.confine import Confinement
 from jobrunner.executor.ledger import RETRY_PAUSE, Ledger
 from jobrunner.executor.run import NeverStarted, Run
 from jobrunner.executor.slots import Slots, Threads, make_room
@@ -62,6 +63,7 @@ class Executor:
         orphans: what jobs may have left behind, where the whole process is ours; None: it is not.
         ends: what the supervisor has written down of orphans.
         groups: control groups for jobs; None: there are none.
+        confinement: as whom jobs run, within which limits, and in what.
         drain: the service takes no new jobs.
         masks: what is secret of what jobs are given.
     """
@@ -81,6 +83,7 @@ class Executor:
         orphans: Orphans | None,
         ends: EndsFile,
         groups: ControlGroups | None,
+        confinement: Confinement,
         drain: Drain,
         masks: MaskRules,
         now: Now,
@@ -111,6 +114,7 @@ class Executor:
             orphans=orphans,
             ends=ends,
             groups=groups,
+            confinement=confinement,
             now=now,
         )
 
@@ -331,6 +335,8 @@ class Executor:
             # The next job's time would run while this one's files are removed: it is claimed after that.
             return not self._stopping and self._around.spool.keeps_scratch and self._slots.may_go_on()
 
+        if self._around.kill_leftovers:
+            self._close(run.job.id)
         written = self._ledger.finish(run.job.number, end, may_claim)
         if written is None:
             run.leave()  # the zombie keeps the status for whoever comes next
@@ -344,6 +350,13 @@ class Executor:
         if ended:
             self._clear_away(run.job.id)
         return following
+
+    def _close(self, job_id: str) -> None:
+        """Close the job's directory to other jobs, where they run as another user: nothing of this one is left."""
+        try:
+            self._around.spool.close(job_id)
+        except OSError as error:
+            logger.warning("can't close the job's directory: %s", error)
 
     def _clear_away(self, job_id: str) -> None:
         """Remove what an ended job does not keep. What can't be removed is left to gc."""

@@ -18,6 +18,7 @@ from typing import Protocol
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import ErrorCode, JobError
 from jobrunner.domain.spec import COOKIE, STEP_COOKIE
+from jobrunner.executor.confine import Confinement
 from jobrunner.proc import boot_id, list_pids, read_environ, read_stat
 from jobrunner.programs import is_itself
 from jobrunner.spool import JobStreams, ProcessRecord
@@ -74,6 +75,9 @@ class Process(Protocol):
     def signal_group(self, number: int) -> bool:
         """Send a signal to everything in its process group. False when nobody was there."""
 
+    def close(self) -> None:
+        """Close the descriptor of one that has ended, and is to be reaped later."""
+
     def release(self) -> None:
         """Reap it, if it is ours, and close the descriptor."""
 
@@ -102,7 +106,7 @@ class ChildProcess:
         return _signal_group(self.pid, number)
 
     def close(self) -> None:
-        """Close the descriptor of one that has ended, and is to be reaped later."""
+        """See `Process`."""
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
@@ -165,7 +169,10 @@ class AdoptedProcess:
         """See `Process`."""
         os.close(self.pidfd)
 
-    leave = release
+    leave = close = release
+
+
+_NOT_CONFINED = Confinement()
 
 
 def spawn(
@@ -176,6 +183,8 @@ def spawn(
     env: Mapping[str, str],
     streams: JobStreams,
     before: Callable[[], object] | None = None,
+    confinement: Confinement = _NOT_CONFINED,
+    pass_fds: Sequence[int] = (),
 ) -> ChildProcess:
     """Start a process as the leader of a new session.
 
@@ -187,13 +196,14 @@ def spawn(
         streams: its standard streams; still the caller's to close.
         before: called in the new process before it executes anything; it must take no lock. Costs a fork(2) where
             otherwise a vfork(2) does.
+        confinement: as whom it runs, and within which limits. If there are any, that costs the same.
+        pass_fds: descriptors that it has besides.
 
     Raises:
         SpawnError: with the system's words.
     """
-    if executable is not None and not is_itself(executable):
-        # What was judged is a file, and this is another one: its path leads somewhere else now, or to nothing.
-        raise SpawnError(_explain_change(executable))
+    check_unchanged(executable)
+    confined = confinement.popen_arguments(cwd, before)
     for attempt in range(_BUSY_ATTEMPTS):
         try:
             popen = subprocess.Popen(
@@ -205,7 +215,8 @@ def spawn(
                 stdout=streams.stdout,
                 stderr=streams.stderr,
                 start_new_session=True,
-                preexec_fn=before,  # noqa: PLW1509 see `before`
+                pass_fds=pass_fds,
+                **confined,
             )
         except OSError as error:
             # A script that was just written may still be open for writing in
@@ -214,7 +225,9 @@ def spawn(
                 time.sleep(0.01)
                 continue
             raise SpawnError(_explain(error, executable or argv[0], cwd)) from error
-        except (ValueError, subprocess.SubprocessError) as error:
+        except subprocess.SubprocessError as error:
+            raise SpawnError(_explain_refusal(error, cwd, confinement)) from error
+        except ValueError as error:
             raise SpawnError(JobError(ErrorCode.SPAWN_FAILED, str(error))) from error
         try:
             return ChildProcess(popen)
@@ -246,25 +259,45 @@ def explain_os_error(error: OSError) -> JobError:
     return JobError(code, f"{error.strerror or error}{where}")
 
 
+def _explain_refusal(error: subprocess.SubprocessError, cwd: str, confinement: Confinement) -> JobError:
+    """Tell what the new process has failed with before it executed anything; subprocess does not say."""
+    if confinement.user is None:
+        return JobError(ErrorCode.SPAWN_FAILED, str(error))
+    # All but this was tried when the service has started.
+    return JobError(ErrorCode.BAD_CWD, f"{confinement.user.name}, as whom jobs run, may not go there: {cwd}")
+
+
 def _explain(error: OSError, program: str, cwd: str) -> JobError:
     # subprocess names the directory when the child did not get as far as exec.
     if error.filename == cwd and cwd != program:
         return JobError(ErrorCode.BAD_CWD, f"{error.strerror}: {cwd}")
     explained = explain_os_error(error)
     if error.errno == errno.ENOENT and "/" in program and os.path.exists(os.path.join(cwd, program)):
-        return JobError(explained.code, f"{explained.detail} (the file is there; the interpreter it names is not)")
+        return explain_missing_interpreter(error)
     return explained
 
 
-def _explain_change(executable: str) -> JobError:
+def check_unchanged(executable: str | None) -> None:
+    """Look whether the path of a program that was judged still leads to what it led to; None: none was.
+
+    Raises:
+        SpawnError: it leads somewhere else now, or to nothing.
+    """
+    if executable is None or is_itself(executable):
+        return
     if not os.path.lexists(executable):
-        return JobError(ErrorCode.NOT_FOUND, f"{os.strerror(errno.ENOENT)}: {executable}")
-    return JobError(
-        ErrorCode.PERMISSION_DENIED, f"{executable} is no longer the program that it was when the job was submitted"
-    )
+        raise SpawnError(JobError(ErrorCode.NOT_FOUND, f"{os.strerror(errno.ENOENT)}: {executable}"))
+    words = f"{executable} is no longer the program that it was when the job was submitted"
+    raise SpawnError(JobError(ErrorCode.PERMISSION_DENIED, words))
 
 
-def identify(process: ChildProcess, step: int = 0) -> ProcessRecord:
+def explain_missing_interpreter(error: OSError) -> JobError:
+    """Tell what the system does not: not the program is missing, but what it names in its first line."""
+    explained = explain_os_error(error)
+    return JobError(explained.code, f"{explained.detail} (the file is there; the interpreter it names is not)")
+
+
+def identify(process: Process, step: int = 0) -> ProcessRecord:
     """Describe a child that runs a step so that it can be found again after a crash of the executor."""
     stat = read_stat(process.pid)
     assert stat is not None, "a child that was not reaped has a line in /proc"

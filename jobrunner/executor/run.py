@@ -13,7 +13,8 @@ from jobrunner.domain.streams import Stream
 from jobrunner.executor import process as processes
 from jobrunner.executor.limits import OutputLimit
 from jobrunner.executor.members import Members
-from jobrunner.executor.process import ChildProcess, SpawnError, StatusUnknown
+from jobrunner.executor.process import Process, SpawnError, StatusUnknown
+from jobrunner.executor.sandbox import adopt_process, true_status
 from jobrunner.executor.starting import Starter
 from jobrunner.executor.surroundings import Surroundings
 from jobrunner.executor.watch import GivenUp, Watch
@@ -151,7 +152,7 @@ class Run:
         logger.info("begins step %d of %d", self._step + 1, len(self.job.spec.steps))
         self._begin(self._starter.start_next(self._step))
 
-    def _begin(self, child: ChildProcess) -> None:
+    def _begin(self, child: Process) -> None:
         self._members.replace(child)
         self._starter.record(processes.identify(child, self._step))
         self._watch.begin_step(self._step)
@@ -172,8 +173,8 @@ class Run:
             return None
         record = self._starter.find(self._step)
         if record is None:
-            raise StatusUnknown
-        self._members.process = processes.adopt(record, self._around.ends.find)
+            return self._true_status(None)
+        self._members.process = adopt_process(record, self._around.ends.find, self._around.spool, self.job.id)
         self._adopt_output()
         if self._members.process is None:
             return self._unwatched_end(record)
@@ -187,10 +188,15 @@ class Run:
 
     def _unwatched_end(self, record: ProcessRecord) -> ExitStatus:
         """Tell how it ended though it was reaped while no executor watched: the supervisor may have written it down."""
-        status = self._around.ends.find(record.pid, record.start_ticks)
-        if status is None:
+        written = self._around.ends.find(record.pid, record.start_ticks)
+        return self._true_status(ExitStatus.from_wait_status(written) if written is not None else None)
+
+    def _true_status(self, status: ExitStatus | None) -> ExitStatus:
+        """Return how the step has ended: what was written in its sandbox, if it has one, else ``status``."""
+        found = true_status(self._around.spool.read_outcome(self.job.id, self._step), status)
+        if found is None:
             raise StatusUnknown
-        return ExitStatus.from_wait_status(status)
+        return found
 
     def _adopt_output(self) -> None:
         streams = (Stream.STDOUT,) if self.job.spec.merge_stderr else tuple(Stream)

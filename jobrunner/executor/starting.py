@@ -19,7 +19,8 @@ from jobrunner.domain.job import ErrorCode, Job, JobError
 from jobrunner.domain.spec import COOKIE, STEP_COOKIE, InputKind
 from jobrunner.executor import process as processes
 from jobrunner.executor.limits import OutputLimit
-from jobrunner.executor.process import ChildProcess, SpawnError
+from jobrunner.executor.process import Process, SpawnError
+from jobrunner.executor.sandbox import start_process
 from jobrunner.executor.surroundings import Surroundings
 from jobrunner.proc import boot_id
 from jobrunner.spool import JobStreams, ProcessRecord, StepMark
@@ -44,7 +45,7 @@ class Starter:
         self._spool = around.spool
         self._output = output
 
-    def start_first(self) -> ChildProcess:
+    def start_first(self) -> Process:
         """Make the job's directory, and the process of its first step.
 
         Raises:
@@ -61,7 +62,7 @@ class Starter:
                 self._output.watch(streams.take_outputs(), {})
         return child
 
-    def start_next(self, index: int) -> ChildProcess:
+    def start_next(self, index: int) -> Process:
         """Make the process of a later step, which writes to where the others did.
 
         Raises:
@@ -77,12 +78,16 @@ class Starter:
                 self._spool.mark_step(job.id, StepMark(index, boot_id()))
                 return self._spawn(index, streams)
 
-    def _spawn(self, index: int, streams: JobStreams) -> ChildProcess:
+    def _spawn(self, index: int, streams: JobStreams) -> Process:
         job, step = self._job, self._job.spec.steps[index]
         scratch, cwd = self._spool.scratch(job.id), job.spec.cwd_of(step)
         groups = self._around.groups
         with groups.entrance(job.id) if groups is not None else nullcontext() as enter:
-            return processes.spawn(
+            return start_process(
+                self._around.confinement,
+                self._spool,
+                job.id,
+                index,
                 step.command_line(self._spool.source(job.id, index)),
                 executable=step.executable,
                 cwd=os.path.join(scratch, cwd) if cwd else scratch,

@@ -7,6 +7,7 @@ from jobrunner.clock import Now
 from jobrunner.config import Output
 from jobrunner.ends import EndsFile
 from jobrunner.executor.cgroup import ControlGroups
+from jobrunner.executor.confine import Confinement
 from jobrunner.executor.ledger import Ledger
 from jobrunner.executor.tree import Orphans
 from jobrunner.spool import Spool
@@ -23,6 +24,7 @@ class Surroundings:
         orphans: what jobs may have left behind; None: to be searched for each time.
         ends: what the supervisor has written down of orphans.
         groups: control groups for jobs; None: there are none.
+        confinement: as whom jobs run, within which limits, and in what.
     """
 
     spool: Spool
@@ -33,4 +35,5 @@ class Surroundings:
     orphans: Orphans | None
     ends: EndsFile
     groups: ControlGroups | None
+    confinement: Confinement
     now: Now

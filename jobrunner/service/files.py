@@ -8,7 +8,7 @@ from jobrunner.clock import Now
 from jobrunner.domain.access import Caller, Scope
 from jobrunner.domain.errors import FileNotInJob
 from jobrunner.domain.job import Job
-from jobrunner.scratch import Listing, list_tree, open_beneath
+from jobrunner.scratch import Listing
 from jobrunner.service.access import Access
 from jobrunner.spool import Spool
 from jobrunner.store.engine import Database
@@ -51,7 +51,7 @@ class FileService:
             OSError: the storage refuses.
         """
         job = self._find(reference, caller)
-        return job, list_tree(self._spool.scratch(job.id))
+        return job, self._spool.list_files(job.id)
 
     def open(self, reference: str, caller: Caller, path: bytes) -> JobFile:
         """Open a file of a job, as it is now.
@@ -69,7 +69,7 @@ class FileService:
         """
         job = self._find(reference, caller)
         try:
-            file = open_beneath(self._spool.scratch(job.id), path)
+            file = self._spool.open_file(job.id, path)
         except FileNotFoundError:
             raise FileNotInJob("the job's directory has no such file; only regular files are sent") from None
         except PermissionError as error:

@@ -61,6 +61,21 @@ def test_settings_that_contradict_one_another_are_refused() -> None:
     assert "default_timeout is larger than max_timeout" in ended.stderr
 
 
+@pytest.mark.parametrize("command", [("serve",), ("config", "check"), ("executor",)])
+def test_what_jobs_can_not_be_here_is_refused_before_anything_is_started(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    settings = {"JOBRUNNER_POLICY_RUN_AS": "no-such-user", "JOBRUNNER_POLICY_RLIMIT_NOFILE": "999999999"}
+
+    ended = run(*command, JOBRUNNER_STORAGE_DATA_DIR=str(tmp_path / "data"), **settings)
+
+    assert ended.returncode == USAGE
+    assert "[policy] run_as = no-such-user: " in ended.stderr
+    assert "[policy] rlimit_nofile = 999999999: " in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "data" / "jobrunner.db").exists()
+
+
 @pytest.mark.parametrize("text", ["[server", "key = 1\n", "[server]\nport = 1\nport = 2\n", "[server]\n[server]\n"])
 def test_a_file_that_is_no_ini_file_is_refused(tmp_path: Path, text: str) -> None:
     config = tmp_path / "bad.ini"

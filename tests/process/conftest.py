@@ -1,8 +1,11 @@
 """What tests with real processes share: nothing that they started may outlive them."""
 
 import os
+import secrets
 import shutil
 import signal
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -47,6 +50,29 @@ def new_house(tmp_path: Path, empty_data_dir: Path) -> Iterator[NewHouse]:
 def house(new_house: NewHouse) -> House:
     """The parts of a service over a fresh data directory, in this process; nobody runs its jobs."""
     return new_house()
+
+
+@pytest.fixture
+def passable_path() -> Iterator[Path]:
+    """A directory that others can go through: pytest's own is closed to them."""
+    path = Path(tempfile.mkdtemp(prefix="jobrunner-test-"))
+    path.chmod(0o711)
+    yield path
+    subprocess.run(["rm", "-rf", path], check=True)
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A control group to divide."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    places = [Path(where) for _, where, kind, *_ in mounts if kind == "cgroup2" and os.access(where, os.W_OK)]
+    if not places:
+        pytest.skip("no control group (version 2) can be written to on this machine")  # nothing to be installed
+    path = places[0] / f"jobrunner-test-{secrets.token_hex(4)}"
+    path.mkdir()
+    yield path
+    assert eventually(lambda: list(path.glob("job-*")) == []), "control groups are left"
+    path.rmdir()
 
 
 @pytest.fixture(autouse=True)

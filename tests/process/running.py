@@ -24,9 +24,10 @@ from jobrunner.executor.pool import Executor
 from jobrunner.executor.tree import COOKIE
 from jobrunner.hints import Hint, Hints
 from jobrunner.locks import FileLock, is_locked
+from jobrunner.service.submission import Submission
 from jobrunner.spool import Spool
 from jobrunner.store import jobs as store
-from tests.factories import CALLER, is_dead
+from tests.factories import CALLER, is_dead, make_job, running_executor
 from tests.service import ROOT, STARTUP, clean_environment, eventually
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -77,6 +78,7 @@ def make_executor(
         ends=EndsFile(house.data_dir / "run" / "ends"),
         groups=None,
         masks=house.masks,
+        confinement=house.confinement,
         now=now,
     )
 
@@ -209,6 +211,13 @@ def claim(house: House) -> Job:
     """Claim the next job for an executor that is dead by now."""
     with house.database.write() as connection:
         return store.claim_jobs(connection, "a dead executor", 1, utc_now())[0]
+
+
+def run(house: House, asked: Submission) -> tuple[Job, str]:
+    """Run a job; return how it has ended, and its stdout."""
+    job = make_job(house, asked)
+    with running_executor(house):
+        return wait(house, job), stdout(house, job)
 
 
 def scratch(house: House, job: Job) -> Path:

@@ -1,9 +1,6 @@
 """Control groups of jobs: nothing gets out of them."""
 
-import os
-import secrets
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,20 +22,6 @@ FORGETS_ITS_COOKIE = "env -i /usr/bin/setsid /bin/sh -c 'echo $$ > away; exec /b
 
 FORKS_FOR_EVER = "env -i /usr/bin/setsid /bin/sh -c 'echo $$ > away; b() { /bin/sleep 0.005; b & }; b' &"
 """One that never is the process that was just looked for: each makes the next one and ends."""
-
-
-@pytest.fixture
-def group() -> Iterator[Path]:
-    """A control group to divide."""
-    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    places = [Path(where) for _, where, kind, *_ in mounts if kind == "cgroup2" and os.access(where, os.W_OK)]
-    if not places:
-        pytest.skip("no control group (version 2) can be written to on this machine")  # nothing to be installed
-    path = places[0] / f"jobrunner-test-{secrets.token_hex(4)}"
-    path.mkdir()
-    yield path
-    assert eventually(lambda: list(path.glob("job-*")) == []), "control groups are left"
-    path.rmdir()
 
 
 @pytest.fixture

@@ -1,0 +1,139 @@
+"""What a job sees of the machine in a sandbox, made by bubblewrap (bwrap(1)): `[policy] sandbox`."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobrunner.config import Config
+from jobrunner.domain.errors import ConfigError
+from jobrunner.executor import inside
+from jobrunner.executor.confine import Confinement, find_confinement
+
+_PRIVATE = ("/tmp", "/var/tmp", "/run")  # noqa: S108 each sandbox has its own
+"""Directories that each job has for itself, empty at first. Through the sockets in /run much can be had."""
+
+_TRIAL = "import os, sys; os.write(1, b'works')"
+
+
+@dataclass(frozen=True, slots=True)
+class Bubblewrap:
+    """How sandboxes are made here.
+
+    Attributes:
+        program: bwrap.
+        python: an interpreter that can be executed in there.
+        data_dir: of which nothing is seen but what is the job's; without symbolic links.
+        scripts_dir: the catalogue, which is seen all the same.
+        hidden: files that nothing is seen of.
+        network: whether jobs have the machine's.
+    """
+
+    program: str
+    python: str
+    data_dir: str
+    scripts_dir: str
+    hidden: tuple[str, ...] = ()
+    network: bool = True
+
+    def command_line(self, scratch: str, source: str, outcome: int, task: int) -> list[str]:
+        """Return what starts a job.
+
+        Args:
+            scratch: the job's directory, which can be written to.
+            source: the step's, which can be read, if it has one.
+            outcome: a descriptor for `inside.run`.
+            task: another one.
+        """
+        scratch, source = os.path.realpath(scratch), os.path.realpath(source)
+        own = ["--ro-bind-try", source, source, "--bind", scratch, scratch]
+        return self._command_line(own, [_INSIDE, str(outcome), str(task)])
+
+    def _command_line(self, own: Sequence[str], program: Sequence[str]) -> list[str]:
+        resolver = os.path.realpath("/etc/resolv.conf")
+        words = [self.program, "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+        for path in _PRIVATE:
+            words += ["--tmpfs", path]
+        if resolver.startswith("/run/"):
+            words += ["--ro-bind-try", resolver, resolver]
+        has_data = Path(self.data_dir).is_dir()  # not yet when settings are only checked
+        if has_data:
+            words += ["--tmpfs", self.data_dir]
+        words += ["--ro-bind-try", self.scripts_dir, self.scripts_dir, *own]
+        if has_data:
+            words += ["--remount-ro", self.data_dir]
+        for path in self.hidden:
+            words += ["--ro-bind", os.devnull, path]
+        # A sandbox outlives its executor: no --die-with-parent.
+        words += ["--unshare-pid", "--unshare-ipc", "--cap-drop", "ALL"]
+        if not self.network:
+            words.append("--unshare-net")
+        return [*words, "--", self.python, "-I", "-S", "-c", *program]
+
+    def try_out(self, confinement: Confinement) -> str | None:
+        """Make a sandbox and do nothing in it; return what is wrong."""
+        try:
+            done = subprocess.run(
+                self._command_line([], [_TRIAL]),
+                env={},
+                cwd="/",
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                **confinement.popen_arguments("/", None),
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            return str(error)
+        if done.returncode == 0 and done.stdout == "works":
+            return None
+        return done.stderr.strip()[:1000] or f"exit code {done.returncode}"
+
+
+_INSIDE = Path(inside.__file__).read_text(encoding="utf-8")
+
+
+def find_bubblewrap(config: Config, confinement: Confinement) -> Bubblewrap | None:
+    """Return how jobs get sandboxes by these settings; None: they get none.
+
+    Raises:
+        ConfigError: bubblewrap is not here, or does not work here.
+    """
+    if config.policy.sandbox == "none":
+        return None
+    where = "[policy] sandbox = bwrap"
+    if confinement.runs_as_root:
+        # It owns much of /proc, core_pattern for one: there it needs no capability.
+        raise ConfigError([f"{where}: root gets out of it; set run_as, or run the service as another user"])
+    program = shutil.which("bwrap")
+    if program is None:
+        raise ConfigError([f"{where}: bubblewrap is not installed: there is no program bwrap in PATH"])
+    settings = os.environ.get("JOBRUNNER_CONFIG")
+    reason = None
+    # The first may be where a job's user does not come to, or where a sandbox has something else.
+    for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
+        found = Bubblewrap(
+            program,
+            python,
+            os.path.realpath(config.data_dir),
+            os.path.realpath(config.scripts_dir),
+            (os.path.realpath(settings),) if settings and Path(settings).is_file() else (),
+            network=config.policy.sandbox_network,
+        )
+        refusal = found.try_out(confinement)
+        if refusal is None:
+            return found
+        reason = reason or refusal
+    raise ConfigError([f"{where}: no sandbox can be made here: {reason}"])
+
+
+def check_confinement(config: Config) -> None:
+    """See whether jobs can be started here as the settings say.
+
+    Raises:
+        ConfigError: with what is in the way.
+    """
+    find_bubblewrap(config, find_confinement(config.policy))

@@ -1,0 +1,147 @@
+"""As whom jobs run, and what each of their processes may take of the machine: `[policy]` of the settings."""
+
+import math
+import os
+import resource
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from jobrunner.config import Policy
+from jobrunner.domain.errors import ConfigError
+from jobrunner.users import User, find_user
+
+if TYPE_CHECKING:
+    from jobrunner.executor.bubblewrap import Bubblewrap
+
+Step = Callable[[], Any]
+"""What a new process does before it executes anything: calls of the system only, no thread is there to free a lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """How the processes of jobs are confined; by default not at all.
+
+    Attributes:
+        user: whom they run as; None: as the service does.
+        limits: of the kernel's resources (``RLIMIT_…``), the soft and the hard one.
+        bubblewrap: how they get sandboxes; None: they have none.
+    """
+
+    user: User | None = None
+    limits: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    bubblewrap: "Bubblewrap | None" = None
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What jobs get in the place of what the service has."""
+        return self.user.environment if self.user is not None else {}
+
+    @property
+    def runs_as_root(self) -> bool:
+        """Whether jobs are root's."""
+        return (self.user.uid if self.user is not None else os.geteuid()) == 0
+
+    def popen_arguments(self, cwd: str, first: Step | None) -> dict[str, Any]:
+        """Return what `subprocess.Popen` needs for a job besides the ordinary.
+
+        Nothing when there is nothing to do: then a vfork(2) starts it, which costs much less than a fork(2).
+
+        Args:
+            cwd: where it starts.
+            first: what it does before all else; None: nothing.
+        """
+        steps = [first] if first is not None else []
+        if self.user is not None:
+            # subprocess has changed there as root; the user must be allowed to as well.
+            steps.append(partial(os.chdir, cwd))
+        steps.extend(partial(resource.setrlimit, what, limit) for what, limit in self.limits.items())
+        arguments: dict[str, Any] = {"preexec_fn": partial(_do, tuple(steps))} if steps else {}
+        if self.user is not None:
+            arguments.update(user=self.user.uid, group=self.user.gid, extra_groups=list(self.user.groups))
+        return arguments
+
+    def try_out(self, directory: str) -> None:
+        """Start a process like a job's, which looks whether it reaches a directory.
+
+        Raises:
+            ConfigError: that does not work.
+        """
+        like_a_job = self.popen_arguments("/", None)
+        if not like_a_job:
+            return
+        look = ["/bin/sh", "-c", 'cd "$1"', "sh", directory]
+        try:
+            done = subprocess.run(
+                # Its environment is that user's to read.
+                look,
+                env={},
+                cwd="/",
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                check=False,
+                **like_a_job,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise ConfigError([f"[policy]: no process can be started as its settings say: {error}"]) from error
+        if done.returncode != 0 and self.user is not None:
+            raise ConfigError(
+                [f"[policy] run_as = {self.user.name}: this user can't reach {directory}: {done.stderr.strip()}"]
+            )
+        if done.returncode != 0:
+            raise ConfigError([f"[policy]: a shell does not even start within these limits: {done.stderr.strip()}"])
+
+
+def _do(steps: Sequence[Step]) -> None:
+    for step in steps:
+        step()
+
+
+def find_confinement(policy: Policy) -> Confinement:
+    """Make the settings into what can be done here.
+
+    Raises:
+        ConfigError: with everything that can't.
+    """
+    problems: list[str] = []
+    confinement = Confinement(_find_user(policy, problems), dict(_find_limits(policy, problems)))
+    if problems:
+        raise ConfigError(problems)
+    return confinement
+
+
+def _find_user(policy: Policy, problems: list[str]) -> User | None:
+    if policy.run_as is None:
+        return None
+    where = f"[policy] run_as = {policy.run_as}"
+    if os.geteuid() != 0:
+        problems.append(f"{where}: only root can start jobs as another user; run the service as root, or as that user")
+        return None
+    try:
+        return find_user(policy.run_as)
+    except ValueError as error:
+        problems.append(f"{where}: {error}")
+        return None
+
+
+def _find_limits(policy: Policy, problems: list[str]) -> Iterator[tuple[int, tuple[int, int]]]:
+    # The address space last: what sets the others may need some.
+    for name in ("cpu", "nofile", "nproc", "fsize", "as"):
+        value = getattr(policy, f"rlimit_{name}")
+        if value is None:
+            continue
+        what = getattr(resource, f"RLIMIT_{name.upper()}")
+        most = resource.getrlimit(what)[1]
+        most = most if most != resource.RLIM_INFINITY else _ENDLESS
+        wanted = math.ceil(value)
+        if wanted > most:
+            problems.append(f"[policy] rlimit_{name} = {value:.15g}: the service itself may have no more than {most}")
+            continue
+        # At the hard limit of CPU time comes SIGKILL, which does not tell why.
+        yield what, (wanted, min(wanted + 1, most) if name == "cpu" else wanted)
+
+
+_ENDLESS = (1 << 63) - 1
