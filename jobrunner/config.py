@@ -143,6 +143,12 @@ class Policy:
     rlimit_nproc: int | None = _setting(None, read.whole(1), "processes and threads of the jobs' user")
     rlimit_fsize: int | None = _setting(None, read.size(1), "longest file that a job can write")
 
+    @property
+    def confines(self) -> bool:
+        """Whether jobs run in another way than as the service itself does."""
+        limits = (self.rlimit_as, self.rlimit_cpu, self.rlimit_nofile, self.rlimit_nproc, self.rlimit_fsize)
+        return self.sandbox != "none" or self.run_as is not None or any(limit is not None for limit in limits)
+
 
 @dataclass(frozen=True)
 class Callbacks:

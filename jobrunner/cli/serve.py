@@ -11,7 +11,6 @@ import click
 from jobrunner.cli.common import read_config
 from jobrunner.config import Config
 from jobrunner.domain.errors import ConfigError
-from jobrunner.executor.bubblewrap import check_confinement
 from jobrunner.log import set_up_logging
 from jobrunner.parent import PARENT, READY_FD, die_with_parent
 from jobrunner.supervisor import DRAINED, HANDED_OVER, LISTEN_FDS, Supervisor
@@ -40,7 +39,11 @@ def _read_what_works(ctx: click.Context) -> Config:
         ConfigError: they are wrong, or not for this machine or user.
     """
     config = read_config(ctx)
-    check_confinement(config)
+    if config.policy.confines:
+        # Here, because the supervisor has no other use for what it needs.
+        from jobrunner.executor.bubblewrap import check_confinement
+
+        check_confinement(config)
     return config
 
 

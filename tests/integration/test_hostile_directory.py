@@ -46,7 +46,7 @@ def data_dir(tmp_path: Path) -> Path:
     (tmp_path / "data" / "jobs").mkdir(parents=True)
     if os.geteuid() == 0:
         subprocess.run(["chown", "-R", "65534", tmp_path], check=True)
-        for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        for path in (path for path in (tmp_path, *tmp_path.parents) if not path.stat().st_mode & 0o001):
             path.chmod(0o711)
     return tmp_path / "data"
 
