@@ -4,7 +4,7 @@ check:          ## all that CI runs
 	CI= bash .ci/run
 
 test:
-	.venv/bin/pytest
+	.venv/bin/pytest -n 3
 
 lint:
 	.venv/bin/ruff check .
