@@ -59,6 +59,7 @@ class HttpRunnerSettings(DialectSettings):
 
 
 DIALECTS: Mapping[str, type[DialectSettings]] = {
+    "go-jobrunner": DialectSettings,
     "http-runner": HttpRunnerSettings,
     "rtot": RtotSettings,
 }

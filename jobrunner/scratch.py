@@ -233,3 +233,43 @@ def _look_up(root: str, names: list[bytes]) -> int:
         return os.open(names[-1], _LOOK, dir_fd=here)
     finally:
         os.close(here)
+
+
+def find_inside(root: str, path: str) -> str | None:
+    """Follow the links of a path, as far as there is anything.
+
+    Args:
+        root: the directory it starts in.
+        path: relative.
+
+    Returns:
+        The path without links, from the root; None: it leads out.
+    """
+    above, name = os.path.split(root)
+    home = os.path.join(os.path.realpath(above), name)  # a link that was put in the root's place leads out
+    found = os.path.relpath(os.path.realpath(os.path.join(root, path)), home)
+    return None if found == ".." or found.startswith("../") else found
+
+
+def make_directories(root: str, path: str) -> None:
+    """Make a directory of a tree, and those above it, if they are missing; they are whose the root is.
+
+    Raises:
+        OSError: something else is in the place of one of them, a link for one; or the storage refuses.
+    """
+    here = os.open(root, LIST)
+    try:
+        owner = os.fstat(here)
+        for name in os.path.normpath(path).split("/"):
+            try:
+                os.mkdir(name, 0o777, dir_fd=here)
+                is_new = True
+            except FileExistsError:
+                is_new = False
+            below = os.open(name, LIST, dir_fd=here)
+            os.close(here)
+            here = below
+            if is_new and owner.st_uid != os.geteuid():
+                os.fchown(here, owner.st_uid, owner.st_gid)
+    finally:
+        os.close(here)

@@ -87,8 +87,10 @@ class JobSpec:
     Attributes:
         steps: what is run, one after the other; the first that fails ends the job.
         env: added to the base environment, for all steps.
+        bare_env: nothing of the base environment is there; its ``PATH`` is still where programs are looked up.
         cwd: of the steps that have none of their own. None is the job's scratch directory; a relative path starts
             there.
+        make_cwd: the directory that a relative path names is made if it is missing.
         exclusive: not accepted while another job of its name is queued or running.
         merge_stderr: one stream for both, in the kernel's order.
         timeout: seconds that the job may run.
@@ -101,7 +103,9 @@ class JobSpec:
     timeout: float
     grace: float
     env: Mapping[str, str] = field(default_factory=dict)
+    bare_env: bool = False
     cwd: str | None = None
+    make_cwd: bool = False
     merge_stderr: bool = False
     name: str | None = None
     exclusive: bool = False
@@ -113,6 +117,19 @@ class JobSpec:
     def cwd_of(self, step: Step) -> str | None:
         """Return where a step starts; None is the job's scratch directory."""
         return step.cwd if step.cwd is not None else self.cwd
+
+    def environment_of(self, step: Step, base: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables that a step's process gets, but for those that the service adds.
+
+        Args:
+            step: of this job.
+            base: the base environment of jobs.
+        """
+        return {**({} if self.bare_env else base), **self.env, **step.env}
+
+    def search_path_of(self, step: Step, base: Mapping[str, str]) -> str | None:
+        """Return the ``PATH`` in which a step's program is looked up; None: there is none. Arguments as above."""
+        return (base if self.bare_env else self.environment_of(step, base)).get("PATH")
 
     @property
     def environments(self) -> tuple[Mapping[str, str], ...]:
@@ -163,7 +180,9 @@ class JobSpec:
             "timeout": self.timeout,
             "grace": self.grace,
             "env": dict(self.env),
+            "bare_env": self.bare_env,
             "cwd": self.cwd,
+            "make_cwd": self.make_cwd,
             "merge_stderr": self.merge_stderr,
             "exclusive": self.exclusive,
             "labels": dict(self.labels),
@@ -181,7 +200,9 @@ class JobSpec:
             timeout=data["timeout"],
             grace=data["grace"],
             env=data["env"],
+            bare_env=data.get("bare_env", False),  # not in rows of before there were dialects that need it
             cwd=data["cwd"],
+            make_cwd=data.get("make_cwd", False),  # as above
             merge_stderr=data["merge_stderr"],
             exclusive=data.get("exclusive", False),  # not in rows of 0.1
             name=name,

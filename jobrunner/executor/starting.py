@@ -16,13 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from jobrunner.domain.job import ErrorCode, Job, JobError
-from jobrunner.domain.spec import COOKIE, STEP_COOKIE, InputKind
+from jobrunner.domain.spec import COOKIE, STEP_COOKIE, InputKind, Step
 from jobrunner.executor import process as processes
 from jobrunner.executor.limits import OutputLimit
 from jobrunner.executor.process import Process, SpawnError
 from jobrunner.executor.sandbox import start_process
 from jobrunner.executor.surroundings import Surroundings
 from jobrunner.proc import boot_id
+from jobrunner.programs import find_program
+from jobrunner.scratch import find_inside, make_directories
 from jobrunner.spool import JobStreams, ProcessRecord, StepMark
 
 logger = logging.getLogger("jobrunner.executor")
@@ -80,7 +82,7 @@ class Starter:
 
     def _spawn(self, index: int, streams: JobStreams) -> Process:
         job, step = self._job, self._job.spec.steps[index]
-        scratch, cwd = self._spool.scratch(job.id), job.spec.cwd_of(step)
+        argv = step.command_line(self._spool.source(job.id, index))
         groups = self._around.groups
         with groups.entrance(job.id) if groups is not None else nullcontext() as enter:
             return start_process(
@@ -88,13 +90,11 @@ class Starter:
                 self._spool,
                 job.id,
                 index,
-                step.command_line(self._spool.source(job.id, index)),
-                executable=step.executable,
-                cwd=os.path.join(scratch, cwd) if cwd else scratch,
+                argv,
+                executable=self._executable(step, argv[0]),
+                cwd=self._cwd(step),
                 env={
-                    **self._around.environment,
-                    **job.spec.env,
-                    **step.env,
+                    **job.spec.environment_of(step, self._around.environment),
                     COOKIE: job.id,
                     STEP_COOKIE: str(index),
                     "JOBRUNNER_JOB_NUMBER": str(job.number),
@@ -102,6 +102,32 @@ class Starter:
                 streams=streams,
                 before=enter,
             )
+
+    def _executable(self, step: Step, program: str) -> str | None:
+        """Return the file that is executed; None: what the process's own ``PATH`` leads to."""
+        if step.executable is not None or not self._job.spec.bare_env or "/" in program:
+            return step.executable
+        return find_program(program, self._job.spec.search_path_of(step, self._around.environment), None)
+
+    def _cwd(self, step: Step) -> str:
+        """Return where a step starts.
+
+        Raises:
+            SpawnError: a link leads a relative path out of the job's directory, or it can't be made.
+        """
+        scratch, cwd = self._spool.scratch(self._job.id), self._job.spec.cwd_of(step)
+        if cwd is None or cwd.startswith("/"):
+            return cwd or scratch
+        found = find_inside(scratch, cwd)
+        if found is None:
+            words = f"{cwd} leads out of the job's directory by a symbolic link"
+            raise SpawnError(JobError(ErrorCode.BAD_CWD, words))
+        if self._job.spec.make_cwd:
+            try:
+                make_directories(scratch, found)
+            except OSError as error:
+                raise SpawnError(JobError(ErrorCode.BAD_CWD, f"{error.strerror}: {cwd}")) from error
+        return os.path.join(scratch, found)
 
     def record(self, record: ProcessRecord) -> None:
         """Write down who the process is."""

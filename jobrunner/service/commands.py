@@ -117,8 +117,7 @@ class CommandRules:
                 f"{name!r} would be in the job's own directory: nobody can judge today what will be there; "
                 "programs are limited here, so name one by its absolute path, or by its name alone"
             )
-        environment = {**self._environment, **spec.env, **step.env}
-        found = find_program(name, environment.get("PATH"), cwd)
+        found = find_program(name, spec.search_path_of(step, self._environment), cwd)
         if found is None:
             raise ValueError(f"there is no program {name!r}, and it has to be there to be judged")
         if not _is_text(found):

@@ -34,12 +34,14 @@ class StepAsked:
         words: for ``command`` the one text, for ``argv`` the words, for
             ``script`` its name and arguments, for ``source`` nothing.
         source: the text of a ``source``.
+        shell: what runs the text of a ``command``.
         timeout: seconds; None: as long as the job may run.
     """
 
     kind: StepKind
     words: tuple[str, ...] = ()
     source: bytes = b""
+    shell: str = SHELL
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str | None = None
     timeout: float | None = None
@@ -59,13 +61,16 @@ class Submission:
         steps: what to run, one after the other.
         is_sequence: they were written as an array; else there is one, and its members are the job's.
         env, cwd: of all steps.
+        bare_env, make_cwd: as `JobSpec` has them.
         timeout, grace: seconds; None takes the configuration's.
     """
 
     steps: tuple[StepAsked, ...]
     is_sequence: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
+    bare_env: bool = False
     cwd: str | None = None
+    make_cwd: bool = False
     stdin: bytes = b""
     files: Mapping[str, bytes] = field(default_factory=dict)
     merge_stderr: bool = False
@@ -127,7 +132,9 @@ class SpecMaker:
             timeout=asked.timeout if asked.timeout is not None else self._limits.default_timeout,
             grace=asked.grace if asked.grace is not None else self._limits.grace,
             env=asked.env,
+            bare_env=asked.bare_env,
             cwd=asked.cwd,
+            make_cwd=asked.make_cwd,
             merge_stderr=asked.merge_stderr,
             name=asked.name,
             exclusive=asked.exclusive,
@@ -157,7 +164,7 @@ class SpecMaker:
     def _argv(self, asked: StepAsked, at: str, problems: list[Problem]) -> tuple[str, ...]:
         match asked.kind:
             case StepKind.COMMAND:
-                return (SHELL, "-c", *asked.words)
+                return (asked.shell, "-c", *asked.words)
             case StepKind.SCRIPT:
                 try:
                     return (str(self._catalogue.find(asked.words[0])), *asked.words[1:])

@@ -1,14 +1,14 @@
 """Answers that come bit by bit, as long as a job runs."""
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 
 from flask import Response, request
 
 from jobrunner.domain.errors import JobNotFound, TooBusy, Unauthenticated
 from jobrunner.domain.job import Job
-from jobrunner.service.output import Interrupted
+from jobrunner.service.output import Dropped, Happening, Interrupted, Written, notice
 from jobrunner.service.waiting import Listener
 from jobrunner.web.services import caller, services
 
@@ -52,6 +52,22 @@ def finish(body: Iterator[bytes]) -> Iterator[bytes]:
         yield from body
     except (Interrupted, JobNotFound, Unauthenticated) as error:
         raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
+
+
+def bytes_of(happenings: Iterable[Happening], *, may_drop: bool = True) -> Iterator[bytes]:
+    """Return what is to be sent, with a notice in the place of what was dropped.
+
+    Raises:
+        Interrupted: bytes were dropped whose number was promised.
+    """
+    for happening in happenings:
+        match happening:
+            case Written(data=data):
+                yield data
+            case Dropped(hole=hole):
+                if not may_drop:
+                    raise Interrupted("what was asked for is no longer kept")
+                yield notice(hole)
 
 
 def _after_the_head(body: Iterator[bytes]) -> Iterator[bytes]:

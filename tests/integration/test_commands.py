@@ -118,6 +118,13 @@ def test_the_path_and_directory_of_a_step_win_over_those_of_the_job(rules: Rules
     assert rules.found(Submission((here,), cwd=str(place / "evil"))) == "good/tool"
 
 
+def test_with_a_bare_environment_the_service_s_path_counts(rules: Rules, place: Path) -> None:
+    """The job's own is not what the program is looked up in when it starts."""
+    asked = argv("tool", env={"PATH": f"{place}/evil"}, bare_env=True)
+
+    assert rules.found(asked) == "good/tool"
+
+
 def test_each_step_is_judged(rules: Rules, place: Path) -> None:
     steps = [StepAsked(StepKind.ARGV, (name,)) for name in ("tool", str(place / "evil" / "tool"))]
 

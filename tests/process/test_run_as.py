@@ -340,3 +340,9 @@ def test_a_job_of_another_user_is_in_a_control_group_too(new_house: NewHouse, gr
 
     assert text.startswith("nobody\n")
     assert f"job-{ended.id}" in text
+
+
+def test_directories_that_are_made_for_a_job_are_its_own(house: House) -> None:
+    ended, written = run(house, shell("touch here; stat -c %U . ..", cwd="a/b", make_cwd=True))
+
+    assert (ended.state, written) == (JobState.SUCCEEDED, "nobody\nnobody\n")

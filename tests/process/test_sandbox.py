@@ -389,3 +389,20 @@ def test_the_first_process_of_a_sandbox_is_no_member_of_the_job(house: House) ->
         assert len(without_reaper(members)) == len(members) - 1
         (scratch(house, job) / "go").touch()
         wait(house, job)
+
+
+def test_a_bare_environment_and_a_directory_of_its_own_are_the_same_as_outside(house: House) -> None:
+    job = make_job(
+        house, argv("sh", "-c", "pwd; env", cwd="a/b", make_cwd=True, bare_env=True, env={"PATH": "/nowhere"})
+    )
+    other = make_job(house, argv("env", env={"PATH": "/nowhere"}, bare_env=True))
+
+    with running_executor(house):
+        failed, ended = wait(house, job), wait(house, other)
+
+    assert failed.status == ExitStatus(code=127)  # the shell looks env up in the job's own
+    assert stdout(house, job) == f"{os.path.realpath(scratch(house, job))}/a/b\n"
+    assert ended.state is JobState.SUCCEEDED
+    assert {line.partition("=")[0] for line in stdout(house, other).splitlines()} == {
+        "PATH", "JOBRUNNER_JOB_ID", "JOBRUNNER_JOB_NUMBER", "JOBRUNNER_JOB_STEP",
+    }  # fmt: skip

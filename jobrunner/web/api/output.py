@@ -1,7 +1,6 @@
 """``/v1/jobs/ID/stdout`` and ``/stderr``: what a job wrote, byte for byte, or writes as it comes."""
 
 import os
-from collections.abc import Iterable, Iterator
 
 from flask import Response
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
@@ -9,13 +8,12 @@ from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from jobrunner.domain.errors import InvalidRequest, OutputNotFound
 from jobrunner.domain.job import Job
 from jobrunner.domain.streams import Hole, Stream
-from jobrunner.service.output import Dropped, Happening, Interrupted, Written, notice
 from jobrunner.web.api.blueprint import ApiBlueprint
 from jobrunner.web.api.documents import ProblemDocument
 from jobrunner.web.api.schema import OutputQuery, StreamPath
 from jobrunner.web.sending import asked_part, disposition, harmless, send_file
 from jobrunner.web.services import caller, services
-from jobrunner.web.streaming import finish, send_stream
+from jobrunner.web.streaming import bytes_of, finish, send_stream
 
 bp = ApiBlueprint("output", __name__, url_prefix="/v1/jobs", abp_responses={"default": ProblemDocument})
 
@@ -50,7 +48,7 @@ def _follow(job: Job, stream: Stream, query: OutputQuery) -> Response:
         offset = _begin_of_tail(size, job.holes.get(stream), query.tail)
     if job.state.is_ended and offset > size:
         raise RequestedRangeNotSatisfiable(size, description=f"the stream has ended with {size} bytes")
-    return harmless(send_stream(job, lambda listener: _bytes_of(output.follow(job, {stream: offset}, listener)), _TYPE))
+    return harmless(send_stream(job, lambda listener: bytes_of(output.follow(job, {stream: offset}, listener)), _TYPE))
 
 
 def _send(job: Job, stream: Stream, tail: int | None) -> Response:
@@ -80,7 +78,7 @@ def _send(job: Job, stream: Stream, tail: int | None) -> Response:
     response.headers["Accept-Ranges"] = "bytes"
     if etag is not None:
         response.set_etag(etag)
-    response.response = finish(_bytes_of(output.read(job, stream, start, stop), may_drop=passes))
+    response.response = finish(bytes_of(output.read(job, stream, start, stop), may_drop=passes))
     return response
 
 
@@ -106,19 +104,3 @@ def _kept_part(start: int, stop: int, hole: Hole | None, size: int) -> tuple[int
             size, description=f"bytes {hole.start} to {hole.stop - 1} are no longer kept"
         )
     return hole.stop, stop
-
-
-def _bytes_of(happenings: Iterable[Happening], *, may_drop: bool = True) -> Iterator[bytes]:
-    """Return what is to be sent, with a notice in the place of what was dropped.
-
-    Raises:
-        Interrupted: bytes were dropped whose number was promised.
-    """
-    for happening in happenings:
-        match happening:
-            case Written(data=data):
-                yield data
-            case Dropped(hole=hole):
-                if not may_drop:
-                    raise Interrupted("what was asked for is no longer kept")
-                yield notice(hole)

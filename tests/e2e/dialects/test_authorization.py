@@ -20,6 +20,7 @@ from jobrunner.web.dialects.registry import DIALECTS
 from tests.factories import CALLER, argv
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "go-jobrunner": {},
     "http-runner": {},
     "rtot": {"secret": Secret("s"), "allow_shutdown": True},
 }
@@ -36,6 +37,7 @@ class Route:
         path: with ``{id}`` for what the dialect calls a job.
         scopes: of which one is needed.
         tells_none: what it answers about a job that is not there is not a refusal.
+        none_status: of that answer.
     """
 
     method: str
@@ -43,10 +45,21 @@ class Route:
     scopes: frozenset[str]
     body: str = ""
     tells_none: bool = False
+    none_status: int = 404
 
 
 ROUTES: Mapping[tuple[str, str], Route] = {
     # endpoint and method
+    ("go-jobrunner.submit", "POST"): Route(
+        "POST", "/", frozenset({"exec"}), '{"CommandLine": "true", "Environment": {}}'
+    ),
+    ("go-jobrunner.list_jobs", "GET"): Route("GET", "/", frozenset({"read"})),
+    ("go-jobrunner.get_info", "GET"): Route("GET", "/{id}", ANYONE, tells_none=True, none_status=200),
+    ("go-jobrunner.attach", "GET"): Route("GET", "/{id}/attach", frozenset({"read"})),
+    ("go-jobrunner.delete", "DELETE"): Route(
+        "DELETE", "/{id}", frozenset({"cancel"}), tells_none=True, none_status=200
+    ),
+    ("go-jobrunner.clean", "POST"): Route("POST", "/{id}/clean", frozenset({"cancel"})),
     ("http-runner.submit", "POST"): Route("POST", "/", frozenset({"exec"}), '{"command": "true", "args": ""}'),
     ("http-runner.get", "GET"): Route("GET", "/{id}", frozenset({"read"})),
     ("rtot.root", "GET"): Route("GET", "/", ANYONE),
@@ -61,6 +74,7 @@ ROUTES: Mapping[tuple[str, str], Route] = {
 NEEDING_NOTHING = {("rtot.ping", "GET")}
 
 IDS: Mapping[str, Callable[[Job], object]] = {
+    "go-jobrunner": lambda job: job.id,
     "http-runner": lambda job: render_id(job.id),
     "rtot": lambda job: job.face_number,
 }
@@ -155,7 +169,8 @@ def test_a_job_of_another_is_like_none(house: House, endpoint: tuple[str, str]) 
     for run_as, job in (("ann", theirs), ("everyone's", replace(elsewhere, face_number=17))):
         response = ask(house, name, route, run_as, job)
         if route.tells_none:
-            assert (response.text, response.status_code) == (ask(house, name, route, run_as, absent).text, 404)
+            told = ask(house, name, route, run_as, absent).text
+            assert (response.text, response.status_code) == (told.replace(absent.id, job.id), route.none_status)
         else:
             assert response.text == Why.NO_JOB, response.text
         assert house.jobs.get(job.id, CALLER).state == job.state
