@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobrunner.config import Config, load_config
+from jobrunner.config import Config
+from jobrunner.config_loading import load_config
 from jobrunner.config_values import parse_duration
 from jobrunner.domain.errors import ConfigError, Unauthenticated
 from jobrunner.domain.text import escape_controls
 
 if TYPE_CHECKING:
-    from jobrunner.app import House
     from jobrunner.client import Client
+    from jobrunner.house import House
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -55,7 +56,7 @@ def open_data(ctx: click.Context) -> "House":
         ConfigError, SchemaTooNew, StorageError: it can't be used.
         ClickException: there is none yet.
     """
-    from jobrunner.app import House
+    from jobrunner.house import House
     from jobrunner.store.migrate import check
 
     house = House(read_config(ctx))
