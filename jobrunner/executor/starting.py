@@ -25,7 +25,7 @@ from jobrunner.executor.surroundings import Surroundings
 from jobrunner.proc import boot_id
 from jobrunner.programs import find_program
 from jobrunner.scratch import find_inside, make_directories
-from jobrunner.spool import JobStreams, ProcessRecord, StepMark
+from jobrunner.spool import JobStreams, ProcessRecord, StepMark, share_streams
 
 logger = logging.getLogger("jobrunner.executor")
 
@@ -72,7 +72,7 @@ class Starter:
         """
         job = self._job
         with _explained():
-            streams = self._spool.share_streams(self._output.descriptors(), merge_stderr=job.spec.merge_stderr)
+            streams = share_streams(self._output.descriptors(), merge_stderr=job.spec.merge_stderr)
             if streams is None:
                 words = "stdout or stderr can't go on: a step before has put something else in its place"
                 raise SpawnError(JobError(ErrorCode.SPAWN_FAILED, words))

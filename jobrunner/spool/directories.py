@@ -23,73 +23,23 @@ the record of the step before.
 """
 
 import errno
-import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import BinaryIO
 
 from jobrunner.domain.ids import parse_job_reference
 from jobrunner.domain.spec import Input, InputKind, source_name
 from jobrunner.domain.streams import Stream
-from jobrunner.scratch import NOT_THERE, STEP, Listing, list_tree, open_beneath
+from jobrunner.scratch import NOT_THERE, Listing, list_tree, open_beneath
+from jobrunner.spool.opening import ANEW, GONE, enter, find_file, is_there, open_file, write_new
+from jobrunner.spool.records import FILE_NAME, ProcessRecord, StepMark, read_record, write_record
+from jobrunner.spool.streams import JobStreams, make_streams, reopen_output
 from jobrunner.trees import disk_bytes, remove_tree, scan
 from jobrunner.users import User
-
-
-class ProcessRecord(NamedTuple):
-    """Which process runs a job. A pid alone is no identity: it is given again.
-
-    Attributes:
-        pid: also the id of its process group and session.
-        start_ticks: when it started, field 22 of ``/proc/PID/stat``.
-        boot_id: of ``/proc/sys/kernel/random/boot_id``.
-        step: the index of the step that it runs.
-    """
-
-    pid: int
-    start_ticks: int
-    boot_id: str
-    step: int = 0
-
-
-class StepMark(NamedTuple):
-    """For which step of a job a process was made last, or may have been."""
-
-    step: int
-    boot_id: str
-
-
-@dataclass(slots=True)
-class JobStreams:
-    """Open descriptors for a process about to start."""
-
-    stdin: int
-    stdout: int
-    stderr: int
-
-    def take_outputs(self) -> dict[Stream, int]:
-        """Hand over what the process writes to, for the caller to close; merged streams are one."""
-        taken = {Stream.STDOUT: self.stdout}
-        if self.stderr != self.stdout:
-            taken[Stream.STDERR] = self.stderr
-        self.stdout = self.stderr = self.stdin  # what is left to close
-        return taken
-
-    def close(self) -> None:
-        """Close them; the process has its own by then."""
-        for fd in {self.stdin, self.stdout, self.stderr}:
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class MayHaveRun(Exception):
@@ -152,11 +102,11 @@ class Spool:
         os.mkdir(f"{path}/scratch", 0o700)
         for given in inputs:
             if given.kind is InputKind.FILE:
-                _write_new(f"{path}/scratch/{given.name}", given.content, 0o644)
+                write_new(f"{path}/scratch/{given.name}", given.content, 0o644)
             elif given.kind is InputKind.SOURCE:
-                _write_new(_source_path(path, given.name), given.content, 0o755)
+                write_new(_source_path(path, given.name), given.content, 0o755)
             else:
-                _write_new(f"{path}/stdin", given.content, 0o600)
+                write_new(f"{path}/stdin", given.content, 0o600)
         if self._user is not None:
             self._hand_over(path, inputs, self._user)
 
@@ -186,40 +136,7 @@ class Spool:
             stdin: whether the job has an input; else it reads nothing.
             merge_stderr: whether both streams go to ``stdout``.
         """
-        path = self.path(job_id)
-        opened: list[int] = []
-        try:
-            opened.append(os.open(f"{path}/stdin" if stdin else os.devnull, os.O_RDONLY | os.O_NOFOLLOW))
-            opened.append(os.open(f"{path}/stdout", _NEW_STREAM, 0o600))
-            opened.append(opened[1] if merge_stderr else os.open(f"{path}/stderr", _NEW_STREAM, 0o600))
-            if self._user is not None:
-                for fd in set(opened[1:]):
-                    os.fchown(fd, -1, self._user.gid)
-                    os.fchmod(fd, 0o620)
-        except OSError:
-            for fd in opened:
-                os.close(fd)
-            raise
-        return JobStreams(*opened)
-
-    def share_streams(self, outputs: Mapping[Stream, int], *, merge_stderr: bool) -> JobStreams | None:
-        """Make streams for a later step, which reads nothing, of the descriptors of the job's outputs.
-
-        None when one is missing.
-        """
-        stdout, stderr = outputs.get(Stream.STDOUT), outputs.get(Stream.STDOUT if merge_stderr else Stream.STDERR)
-        if stdout is None or stderr is None:
-            return None
-        opened: list[int] = []
-        try:
-            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-            opened.append(os.dup(stdout))
-            opened.append(opened[1] if merge_stderr else os.dup(stderr))
-        except OSError:
-            for fd in opened:
-                os.close(fd)
-            raise
-        return JobStreams(*opened)
+        return make_streams(self.path(job_id), stdin=stdin, merge_stderr=merge_stderr, user=self._user)
 
     def open_output(self, job_id: str, stream: Stream) -> int | None:
         """Open what a job writes to that runs already, to drop parts of it; for the caller to close.
@@ -227,17 +144,7 @@ class Spool:
         None when it can't be opened, or need not be this job's: it may have put a
         link to somebody else's file in its place, and we may be allowed more than it.
         """
-        try:
-            with self._entered(job_id) as directory:
-                fd = os.open(stream, os.O_WRONLY | os.O_APPEND | _CAREFULLY, dir_fd=directory)
-        except OSError:
-            return None
-        status = os.fstat(fd)
-        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_uid == os.geteuid():
-            os.set_blocking(fd, True)  # it may become the stream of another step
-            return fd
-        os.close(fd)
-        return None
+        return reopen_output(self.path(job_id), stream)
 
     def close(self, job_id: str) -> None:
         """Close the directory of an ended job to other jobs of the same user."""
@@ -248,9 +155,9 @@ class Spool:
     def was_started(self, job_id: str) -> bool:
         """Tell whether a process may ever have been made for this job."""
         try:
-            with self._entered(job_id) as directory:
+            with enter(self.path(job_id)) as directory:
                 # Each of them, because a job may have removed the other.
-                return _is_there("stdout", directory) or _is_there("process.json", directory)
+                return is_there("stdout", directory) or is_there(FILE_NAME, directory)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -259,60 +166,37 @@ class Spool:
             raise
 
     def record_process(self, job_id: str, record: ProcessRecord) -> None:
-        """Write down who the process is, for an executor that takes over.
-
-        After a crash it is there as a whole, or what was there before, or (the first) the file is empty.
-        """
-        self._write_process(job_id, record._asdict())
+        """Write down who the process is, for an executor that takes over."""
+        with enter(self.path(job_id)) as directory:
+            write_record(directory, record)
 
     def mark_step(self, job_id: str, mark: StepMark) -> None:
         """Write down that a process is about to be made for a later step."""
-        self._write_process(job_id, mark._asdict())
-
-    def _write_process(self, job_id: str, members: dict[str, Any]) -> None:
-        content = json.dumps(members).encode()
-        with self._entered(job_id) as directory:
-            try:
-                _write_new("process.json", content, 0o600, directory)
-            except FileExistsError:
-                with suppress(FileNotFoundError):
-                    os.unlink("process.json.new", dir_fd=directory)
-                _write_new("process.json.new", content, 0o600, directory)
-                os.rename("process.json.new", "process.json", src_dir_fd=directory, dst_dir_fd=directory)
+        with enter(self.path(job_id)) as directory:
+            write_record(directory, mark)
 
     def load_process(self, job_id: str) -> ProcessRecord | None:
         """Return who the process is, or None when that was never written down."""
-        try:
-            return ProcessRecord(**self._load_process(job_id))
-        except TypeError:
-            return None  # a mark
+        record = self._load_record(job_id)
+        return record if isinstance(record, ProcessRecord) else None
 
     def load_mark(self, job_id: str) -> StepMark | None:
         """Return for which step a process was made, or may have been; None when that is not written down."""
-        members = self._load_process(job_id)
-        return StepMark(members.get("step", 0), members["boot_id"]) if "boot_id" in members else None
+        record = self._load_record(job_id)
+        return StepMark(record.step, record.boot_id) if record is not None else None
 
-    def _load_process(self, job_id: str) -> dict[str, Any]:
-        with self._open_file(job_id, "process.json") as file:
-            content = file.read(_RECORD_MOST)
-        try:
-            members = json.loads(content.decode())
-        except (ValueError, RecursionError):
-            return {}  # the machine, or the disk, has failed in the middle
-        # Or the job has written it: no job is process 1, and a signal to its group would go to everybody.
-        types = {"pid": int, "start_ticks": int, "boot_id": str, "step": int}
-        if not isinstance(members, dict) or any(type(value) is not types.get(key) for key, value in members.items()):
-            return {}
-        return members if members.get("pid", 2) > 1 else {}
+    def _load_record(self, job_id: str) -> ProcessRecord | StepMark | None:
+        with open_file(self.path(job_id), FILE_NAME) as file:
+            return read_record(file)
 
     def open_outcome(self, job_id: str, step: int) -> int:
         """Make the file that tells how a step's process in its sandbox has ended; for the caller to close."""
-        with self._entered(job_id) as directory:
-            return os.open(_outcome_name(step), _NEW_STREAM, 0o600, dir_fd=directory)
+        with enter(self.path(job_id)) as directory:
+            return os.open(_outcome_name(step), ANEW | os.O_APPEND, 0o600, dir_fd=directory)
 
     def read_outcome(self, job_id: str, step: int) -> bytes | None:
         """Return what that file says so far; None when there is none."""
-        file = self._find_file(job_id, _outcome_name(step))
+        file = find_file(self.path(job_id), _outcome_name(step))
         if file is None:
             return None
         with file:
@@ -321,10 +205,10 @@ class Spool:
     def size(self, job_id: str, stream: Stream) -> int:
         """Return the length of a stream so far; 0 when there is none (any more: see `open_stream_file`)."""
         try:
-            with self._entered(job_id) as directory:
+            with enter(self.path(job_id)) as directory:
                 status = os.stat(stream, dir_fd=directory, follow_symlinks=False)
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in GONE:
                 return 0
             raise
         return status.st_size if stat.S_ISREG(status.st_mode) else 0
@@ -335,41 +219,11 @@ class Spool:
         There is none any more when the job has put something else in its place:
         a symbolic link would show another file, a FIFO would block its reader.
         """
-        return self._open_file(job_id, stream)
+        return open_file(self.path(job_id), stream)
 
     def find_stream_file(self, job_id: str, stream: Stream) -> BinaryIO | None:
         """Open a stream for reading, for the caller to close; None when there is none (yet)."""
-        return self._find_file(job_id, stream)
-
-    @contextmanager
-    def _entered(self, job_id: str) -> Iterator[int]:
-        """Hold on to the directory of a job: it may put a link to another in its place.
-
-        Raises:
-            OSError: there is none, or something else is there; see `NOT_THERE`.
-        """
-        fd = os.open(self.path(job_id), STEP)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-
-    def _open_file(self, job_id: str, name: str) -> BinaryIO:
-        return self._find_file(job_id, name) or open(os.devnull, "rb", buffering=0)
-
-    def _find_file(self, job_id: str, name: str) -> BinaryIO | None:
-        """Open a file of a job's directory for reading; None when there is no such regular file."""
-        try:
-            with self._entered(job_id) as directory:
-                fd = os.open(name, os.O_RDONLY | _CAREFULLY, dir_fd=directory)
-        except OSError as error:
-            if error.errno in _GONE:
-                return None
-            raise
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            return open(fd, "rb", buffering=0)
-        os.close(fd)
-        return None
+        return find_file(self.path(job_id), stream)
 
     def disk_bytes(self, job_id: str) -> int:
         """Return the disk blocks that the directory holds, in bytes, without what the job does not keep."""
@@ -378,7 +232,7 @@ class Spool:
     def list_files(self, job_id: str) -> Listing:
         """List what is in the scratch directory of a job; nothing when there is none."""
         try:
-            with self._entered(job_id) as directory:
+            with enter(self.path(job_id)) as directory:
                 return list_tree(f"/proc/self/fd/{directory}/scratch")
         except OSError as error:
             if error.errno in NOT_THERE:
@@ -398,7 +252,7 @@ class Spool:
         """
         owner = self._user.uid if self._user is not None else None
         try:
-            with self._entered(job_id) as directory:
+            with enter(self.path(job_id)) as directory:
                 return open_beneath(f"/proc/self/fd/{directory}/scratch", path, owner=owner)
         except OSError as error:
             if error.errno in NOT_THERE:
@@ -408,8 +262,8 @@ class Spool:
     def has_scratch(self, job_id: str) -> bool:
         """Tell whether there is a scratch directory, or something in its place."""
         try:
-            with self._entered(job_id) as directory:
-                return _is_there("scratch", directory)
+            with enter(self.path(job_id)) as directory:
+                return is_there("scratch", directory)
         except OSError as error:
             if error.errno in NOT_THERE:
                 return False
@@ -420,7 +274,7 @@ class Spool:
         if self.keeps_scratch:
             return
         try:
-            with self._entered(job_id) as directory:
+            with enter(self.path(job_id)) as directory:
                 os.chmod(f"/proc/self/fd/{directory}", 0o700)  # the job may have closed it
                 remove_tree("scratch", within=directory)
         except OSError as error:
@@ -457,29 +311,8 @@ def let_through(path: str | Path) -> None:
     os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | 0o011)  # noqa: S103 that is what it is for
 
 
-def _is_there(name: str, directory: int) -> bool:
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    except PermissionError:
-        return True  # only a job can have closed its directory
-    return True
-
-
-_GONE = {*NOT_THERE, errno.EACCES}
-"""What the system says of a file that a job has replaced or closed: that must not keep others from being listed."""
-
-_CAREFULLY = os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-"""How a file is opened that may be anything by now: to open a FIFO waits for somebody at its other end."""
-
-_RECORD_MOST = 1024
-"""Bytes of a `ProcessRecord` that are read: a job can make a file of any length."""
-
 _OUTCOME_MOST = 8192
 """Bytes of an outcome that are read: the longest path, and some more."""
-
-_NEW_STREAM = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def _outcome_name(step: int) -> str:
@@ -488,14 +321,3 @@ def _outcome_name(step: int) -> str:
 
 def _source_path(path: str, name: str) -> str:
     return f"{path}/source.{name}" if name else f"{path}/source"
-
-
-def _write_new(path: str, content: bytes, mode: int, within: int | None = None) -> None:
-    """Write a file that must not be there; its mode does not depend on the umask."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=within)
-    with open(fd, "wb", buffering=0) as file:
-        if mode & 0o077:
-            os.fchmod(fd, mode)
-        view = memoryview(content)
-        while view:
-            view = view[file.write(view) :]
