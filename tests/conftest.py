@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from jobrunner.app import House
+from jobrunner.house import House
 from tests.factories import make_house
 from tests.service import Service, eventually
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jobrunner.app import House
 from jobrunner.config import Config, Storage
 from jobrunner.domain.access import ADMINISTRATOR, Caller
 from jobrunner.domain.job import Job
 from jobrunner.domain.spec import StepKind
+from jobrunner.house import House
 from jobrunner.locks import FileLock
 from jobrunner.service.submission import StepAsked, Submission
 

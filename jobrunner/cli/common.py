@@ -16,8 +16,8 @@ from jobrunner.domain.errors import ConfigError, Unauthenticated
 from jobrunner.domain.text import escape_controls
 
 if TYPE_CHECKING:
-    from jobrunner.app import House
     from jobrunner.client import Client
+    from jobrunner.house import House
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -55,7 +55,7 @@ def open_data(ctx: click.Context) -> "House":
         ConfigError, SchemaTooNew, StorageError: it can't be used.
         ClickException: there is none yet.
     """
-    from jobrunner.app import House
+    from jobrunner.house import House
     from jobrunner.store.migrate import check
 
     house = House(read_config(ctx))

@@ -16,7 +16,7 @@ def db() -> None:
 @click.pass_context
 def upgrade(ctx: click.Context) -> None:
     """Bring the database to the schema of this version; serve does it by itself."""
-    from jobrunner.app import open_house
+    from jobrunner.house import open_house
     from jobrunner.store.migrate import HEAD
 
     open_house(read_config(ctx)).prepare()
@@ -27,7 +27,7 @@ def upgrade(ctx: click.Context) -> None:
 @click.pass_context
 def current(ctx: click.Context) -> None:
     """Print the schema that the database has, and the one that this version knows."""
-    from jobrunner.app import House
+    from jobrunner.house import House
     from jobrunner.store.migrate import HEAD, current_revision
 
     house = House(read_config(ctx))

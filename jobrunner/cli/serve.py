@@ -69,7 +69,8 @@ _NOT_FOR_CHILDREN = {
 def executor() -> None:
     """Run jobs; ``serve`` starts this."""
     die_with_parent(int(os.environ.get(PARENT, os.getppid())))
-    from jobrunner.app import open_house, run_executor
+    from jobrunner.app import run_executor
+    from jobrunner.house import open_house
 
     house = open_house()
     house.prepare()

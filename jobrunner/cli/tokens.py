@@ -13,7 +13,7 @@ from jobrunner.service.document import render_time
 from jobrunner.store.tokens import Token
 
 if TYPE_CHECKING:
-    from jobrunner.app import House
+    from jobrunner.house import House
 
 
 @click.group()

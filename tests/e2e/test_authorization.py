@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import requests
 
-from jobrunner.app import House, make_services
+from jobrunner.app import make_services
 from jobrunner.clock import utc_now
 from jobrunner.domain.access import Grant, Scope
+from jobrunner.house import House
 from jobrunner.service.tokens import TokenService
 from jobrunner.store.engine import Database
 from jobrunner.web.application import make_flask_app

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobrunner.app import DEFAULT_PATH
+from jobrunner.house import DEFAULT_PATH
 from tests.service import Service
 
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "secret", "PYTHONPATH_OF_OURS": "secret", "LC_ALL": "C.UTF-8", "JOBRUNNER_ZZZ": "x"}

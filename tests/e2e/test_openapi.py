@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from jobrunner.app import House, make_services
+from jobrunner.app import make_services
+from jobrunner.house import House
 from jobrunner.web.application import make_flask_app
 from tests.service import ROOT, Service
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, event
 
-from jobrunner.app import House
+from jobrunner.house import House
 from jobrunner.store.engine import Database
 from jobrunner.store.migrate import upgrade
 from tests.factories import make_house

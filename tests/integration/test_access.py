@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from jobrunner.app import House
 from jobrunner.clock import utc_now
 from jobrunner.domain.access import ADMINISTRATOR, Caller, Grant, Scope
 from jobrunner.domain.errors import (
@@ -18,6 +17,7 @@ from jobrunner.domain.errors import (
     TokenNotFound,
     Unauthenticated,
 )
+from jobrunner.house import House
 from jobrunner.service.access import Access
 from jobrunner.service.tokens import TokenService
 from jobrunner.store.engine import Database

@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant
 from sqlalchemy import Connection
 
-from jobrunner.app import House
 from jobrunner.domain.access import ADMINISTRATOR, Caller
 from jobrunner.domain.errors import JobNotEnded, JobNotFound, JobNotRunning
 from jobrunner.domain.exitstatus import ExitStatus, parse_signal
 from jobrunner.domain.job import CancelRequest, ErrorCode, IdempotencyKey, Job, JobEnd, JobError, SentSignal
 from jobrunner.domain.states import ENDED, TRANSITIONS, JobState, Priority
 from jobrunner.domain.streams import Hole, Stream
+from jobrunner.house import House
 from jobrunner.service.jobs import Accepted, CancelAsked
 from jobrunner.spool import MayHaveRun
 from jobrunner.store import jobs as store

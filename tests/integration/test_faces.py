@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from jobrunner.app import House
 from jobrunner.domain.access import Caller, Grant, Scope
 from jobrunner.domain.errors import Forbidden, JobNotFound
 from jobrunner.domain.job import FaceNumber
 from jobrunner.domain.states import JobState, Priority
+from jobrunner.house import House
 from jobrunner.service.faces import FaceService
 from jobrunner.service.jobs import CancelAsked, JobService
 from jobrunner.store.engine import Connection

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobrunner.app import House
 from jobrunner.domain.errors import FileNotInJob, JobNotFound
+from jobrunner.house import House
 from jobrunner.service.files import SETTLED_SECONDS, FileService
 from tests.factories import CALLER, make_job
 from tests.service import eventually

@@ -9,7 +9,6 @@ from uuid import UUID
 
 import pytest
 
-from jobrunner.app import House
 from jobrunner.domain.access import ADMINISTRATOR, Caller
 from jobrunner.domain.errors import (
     InvalidRequest,
@@ -23,6 +22,7 @@ from jobrunner.domain.errors import (
 from jobrunner.domain.job import JobFilter
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Stream
+from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.store import jobs as store
 from tests.factories import CALLER, argv, make_house, make_job, running_executor, shell

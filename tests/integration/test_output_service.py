@@ -2,9 +2,9 @@
 
 import os
 
-from jobrunner.app import House
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Stream
+from jobrunner.house import House
 from jobrunner.service.output import Moved, Quiet, Written
 from jobrunner.store import jobs as store
 from tests.factories import CALLER, make_job

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jobrunner.app import House
 from jobrunner.clock import utc_now
+from jobrunner.house import House
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Database
 from jobrunner.store.migrate import upgrade

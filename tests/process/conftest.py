@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from jobrunner.app import House
+from jobrunner.house import House
 from tests.factories import make_config, make_house
 from tests.process.running import job_processes
 from tests.service import eventually

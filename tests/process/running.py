@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from jobrunner.app import House
 from jobrunner.clock import Now, utc_now
 from jobrunner.domain.job import Job
 from jobrunner.domain.states import JobState
@@ -23,6 +22,7 @@ from jobrunner.ends import EndsFile
 from jobrunner.executor.pool import Executor
 from jobrunner.executor.tree import COOKIE
 from jobrunner.hints import Hint, Hints
+from jobrunner.house import House
 from jobrunner.locks import FileLock, is_locked
 from jobrunner.service.submission import Submission
 from jobrunner.spool import Spool

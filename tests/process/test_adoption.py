@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from jobrunner.app import House
 from jobrunner.clock import utc_now
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import ErrorCode, Job, SentSignal
 from jobrunner.domain.states import JobState
+from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.store import jobs as store
 from tests.factories import CALLER, is_dead, make_job, running_executor, shell

@@ -17,12 +17,12 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant
 
-from jobrunner.app import House
 from jobrunner.domain.access import ADMINISTRATOR, Caller
 from jobrunner.domain.errors import JobNotEnded, JobNotFound, JobNotRunning
 from jobrunner.domain.job import Job
 from jobrunner.domain.states import JobState
 from jobrunner.ends import End, EndsFile
+from jobrunner.house import House
 from jobrunner.proc import list_children, read_stat
 from jobrunner.service.jobs import CancelAsked
 from tests.factories import CALLER, is_dead, make_config, make_job, sequence

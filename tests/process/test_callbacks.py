@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from jobrunner.app import House
 from jobrunner.callbacks.delivery import Deliverer
 from jobrunner.callbacks.sending import Sender
 from jobrunner.clock import Now, utc_now
@@ -22,6 +21,7 @@ from jobrunner.config_values import Secret, rules
 from jobrunner.domain.callback import Attempt, Callback, CallbackState, Face, Message
 from jobrunner.domain.job import Job
 from jobrunner.hints import Hints
+from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.store import callbacks as store
 from tests.factories import CALLER, argv, make_job, running_executor, shell

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from jobrunner.app import House
 from jobrunner.domain.errors import ConfigError
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import Job
 from jobrunner.domain.states import JobState
 from jobrunner.executor.cgroup import ControlGroups
+from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
 from tests.factories import CALLER, is_dead, make_job, running_executor, shell
 from tests.process.conftest import NewHouse

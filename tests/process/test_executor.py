@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from jobrunner.app import House
 from jobrunner.clock import utc_now
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import CancelRequest, ErrorCode
@@ -18,6 +17,7 @@ from jobrunner.domain.states import JobState
 from jobrunner.executor.ledger import Ledger
 from jobrunner.executor.run import Run
 from jobrunner.hints import Hint
+from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
 from tests.factories import CALLER, argv, is_dead, make_job, running_executor, shell
 from tests.process.conftest import NewHouse

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from jobrunner.app import House
 from jobrunner.config import Gc
 from jobrunner.domain.job import Job
 from jobrunner.domain.states import JobState
+from jobrunner.house import House
 from jobrunner.scratch import Listing
 from jobrunner.spool import Spool
 from tests.factories import CALLER, argv, make_job, running_executor, shell

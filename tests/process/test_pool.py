@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from jobrunner.app import House
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import Job
 from jobrunner.domain.states import JobState, Priority
@@ -18,6 +17,7 @@ from jobrunner.executor.pool import Executor
 from jobrunner.executor.run import Run
 from jobrunner.executor.slots import Threads
 from jobrunner.hints import Hints
+from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.store import jobs as store
 from tests.factories import CALLER, is_dead, make_job, running_executor, shell

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from jobrunner.app import House
 from jobrunner.config import Policy
 from jobrunner.domain.errors import ConfigError, FileNotInJob
 from jobrunner.domain.exitstatus import ExitStatus
@@ -18,6 +17,7 @@ from jobrunner.domain.job import ErrorCode
 from jobrunner.domain.states import JobState
 from jobrunner.domain.step import StepKind
 from jobrunner.executor.confine import find_confinement
+from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.service.submission import StepAsked, Submission
 from tests.factories import CALLER, argv, is_dead, make_job, running_executor, shell

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from jobrunner.app import House
 from jobrunner.domain.errors import ConfigError
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import ErrorCode, Job
@@ -20,6 +19,7 @@ from jobrunner.executor import inside
 from jobrunner.executor.bubblewrap import check_confinement
 from jobrunner.executor.sandbox import without_reaper
 from jobrunner.executor.tree import list_members
+from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.service.submission import StepAsked, Submission
 from tests.conftest import miss

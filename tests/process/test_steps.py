@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from jobrunner.app import House
 from jobrunner.clock import utc_now
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import ErrorCode, Job, StepSpan
 from jobrunner.domain.spec import COOKIE, STEP_COOKIE, StepKind
 from jobrunner.domain.states import JobState, StepState
 from jobrunner.ends import End, EndsFile, Registrar
+from jobrunner.house import House
 from jobrunner.proc import boot_id, read_stat
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.service.submission import StepAsked

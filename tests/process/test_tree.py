@@ -5,10 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from jobrunner.app import House
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import Job
 from jobrunner.domain.states import JobState
+from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
 from tests.conftest import StartService
 from tests.factories import CALLER, is_dead, make_job, running_executor, shell

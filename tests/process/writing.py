@@ -6,10 +6,10 @@ import threading
 from array import array
 from pathlib import Path
 
-from jobrunner.app import House
 from jobrunner.domain.job import ErrorCode, Job
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Hole, Stream
+from jobrunner.house import House
 from jobrunner.store import retention
 from tests.factories import argv, make_job
 from tests.process.running import get

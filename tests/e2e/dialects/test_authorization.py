@@ -9,10 +9,11 @@ import pytest
 from flask import Response
 from werkzeug.test import Client, TestResponse
 
-from jobrunner.app import House, make_dialect
+from jobrunner.app import make_dialect
 from jobrunner.config_values import Secret
 from jobrunner.domain.access import Grant, Scope
 from jobrunner.domain.job import Job
+from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.web.dialects.dialect import Dialect, Here, Why, make_dialect_app
 from jobrunner.web.dialects.http_runner_document import render_id
