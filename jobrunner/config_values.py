@@ -1,7 +1,7 @@
 """How the text of a setting becomes a value, and back: each of these reads a text, or makes a function that does.
 
 What can't be read is a `ValueError` that says what was expected; where the
-text stands is the business of `jobrunner.config`.
+text stands is the business of `jobrunner.config_loading`.
 """
 
 import base64

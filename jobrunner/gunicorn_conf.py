@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from jobrunner.config import load_config
+from jobrunner.config_loading import load_config
 from jobrunner.gunicorn_worker import MOST_READERS, PatientWorker
 from jobrunner.log import logging_config
 from jobrunner.memory import settle

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobrunner.clock import utc_now
-from jobrunner.config import Config, load_config
+from jobrunner.config import Config
+from jobrunner.config_loading import load_config
 from jobrunner.domain.errors import ConfigError
 from jobrunner.domain.masking import MaskRules
 from jobrunner.drain import Drain

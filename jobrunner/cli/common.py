@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobrunner.config import Config, load_config
+from jobrunner.config import Config
+from jobrunner.config_loading import load_config
 from jobrunner.config_values import parse_duration
 from jobrunner.domain.errors import ConfigError, Unauthenticated
 from jobrunner.domain.text import escape_controls

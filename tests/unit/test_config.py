@@ -7,12 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobrunner.config import (
-    Config,
-    environment_name,
-    load_config,
-    settings,
-)
+from jobrunner.config import Config, environment_name, settings
+from jobrunner.config_loading import load_config
 from jobrunner.config_values import parse_duration, parse_size, render_value
 from jobrunner.domain.errors import ConfigError
 
@@ -605,7 +601,6 @@ def test_a_dialect_has_a_section_and_names_in_the_environment(ini: Path) -> None
     config = load(ini, "[dialect:rtot]\nenabled = yes\nport = 8457\n", JOBRUNNER_DIALECT_RTOT_SECRET="of the service")
     original = load(ini, "[dialect:rtot]\nenabled = yes\nhost = ::1\nport = 8457\n", RTOT_SECRET="of the original")
 
-    assert environment_name("dialect:go-jobrunner", "enabled") == "JOBRUNNER_DIALECT_GO_JOBRUNNER_ENABLED"
     assert config.binds == ["127.0.0.1:8080", "127.0.0.1:8457"]
     assert original.dialect_binds == {"[::1]:8457": ("::1", 8457)}
     assert original.dialects["rtot"] != config.dialects["rtot"]

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from jobrunner.config import Config, load_config, settings
+from jobrunner.config import Config, settings
+from jobrunner.config_loading import load_config
 
 EXAMPLE = Path(__file__).parent.parent.parent / "config.example.ini"
 
