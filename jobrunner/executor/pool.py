@@ -34,7 +34,7 @@ from jobrunner.hints import Hint, Hints, Inbox
 from jobrunner.locks import FileLock
 from jobrunner.spool import Spool
 from jobrunner.store.engine import Database
-from jobrunner.store.jobs import WantedSignal
+from jobrunner.store.execution import WantedSignal
 
 logger = logging.getLogger("jobrunner.executor")
 

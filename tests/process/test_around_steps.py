@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from jobrunner.app import House
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import ErrorCode, Job
 from jobrunner.domain.spec import StepKind
 from jobrunner.domain.states import JobState
+from jobrunner.house import House
 from jobrunner.service.submission import StepAsked
 from tests.factories import argv, make_job, running_executor, sequence, shell
 from tests.process.conftest import NewHouse
