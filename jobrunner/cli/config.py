@@ -7,6 +7,7 @@ import click
 from jobrunner.cli.common import json_option, print_json, read_config
 from jobrunner.config import SECTIONS
 from jobrunner.config_values import render_value
+from jobrunner.domain.errors import ConfigError
 from jobrunner.executor.bubblewrap import check_confinement
 
 
@@ -16,13 +17,24 @@ def config() -> None:
 
 
 @config.command()
+@json_option
 @click.pass_context
-def check(ctx: click.Context) -> None:
+def check(ctx: click.Context, *, as_json: bool) -> None:
     """Read the settings and try them out; name every problem, or say nothing."""
-    loaded = read_config(ctx)
-    for warning in loaded.warnings:
-        click.echo(f"jobrunner: {warning}", err=True)
-    check_confinement(loaded)
+    warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    try:
+        loaded = read_config(ctx)
+        warnings = loaded.warnings
+        for warning in warnings:
+            click.echo(f"jobrunner: {warning}", err=True)
+        check_confinement(loaded)
+    except ConfigError as error:
+        problems = error.problems
+        raise
+    finally:
+        if as_json:
+            print_json({"problems": problems, "warnings": warnings})
 
 
 @config.command()

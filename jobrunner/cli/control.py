@@ -35,11 +35,14 @@ def signal(ctx: click.Context, job: str, name: str, *, as_json: bool) -> None:
 @click.command()
 @click.argument("job")
 @click.option("--force", is_flag=True, help="Kill it first if it has not ended.")
+@json_option
 @click.pass_context
-def delete(ctx: click.Context, job: str, *, force: bool) -> None:
+def delete(ctx: click.Context, job: str, *, force: bool, as_json: bool) -> None:
     """Forget an ended job, and what it has written."""
     with open_client(ctx) as client:
         client.delete(job, force=force)
+    if as_json:
+        print_json({"deleted": job})
 
 
 COMMANDS = {"cancel": cancel, "signal": signal, "delete": delete}

@@ -2,7 +2,7 @@
 
 import click
 
-from jobrunner.cli.common import duration_option, open_data, print_json, reads
+from jobrunner.cli.common import duration_option, json_option, open_data, print_json, reads
 from jobrunner.config import Gc
 from jobrunner.config_values import parse_size
 from jobrunner.locks import FileLock
@@ -16,7 +16,7 @@ from jobrunner.service.gc import Report
     "--max-bytes", callback=reads(parse_size), metavar="SIZE", help="Keep the newest SIZE of files, like 10G."
 )
 @click.option("--dry-run", is_flag=True, help="Only list what would go.")
-@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
+@json_option
 @click.option("-v", "--verbose", is_flag=True, help="Say what was done.")
 @click.pass_context
 def gc(

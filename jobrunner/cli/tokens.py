@@ -81,10 +81,13 @@ def list_tokens(ctx: click.Context, *, as_json: bool) -> None:
 
 @token.command()
 @click.argument("name")
+@json_option
 @click.pass_context
-def revoke(ctx: click.Context, name: str) -> None:
+def revoke(ctx: click.Context, name: str, *, as_json: bool) -> None:
     """Make a token worthless; a running server notices within seconds."""
     _open_audited(ctx).tokens.revoke(name)
+    if as_json:
+        print_json({"revoked": name})
 
 
 def _open_audited(ctx: click.Context) -> "House":

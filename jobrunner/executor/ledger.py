@@ -11,6 +11,7 @@ from jobrunner.domain.job import CancelRequest, Job, JobEnd, JobError, SentSigna
 from jobrunner.domain.spec import Input
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Hole, Stream
+from jobrunner.store import execution
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Connection, Database
 
@@ -58,23 +59,23 @@ class Ledger:
     def claim(self, limit: int) -> list[Job]:
         """Take up to so many jobs from the queue."""
         return self._database.write_together(
-            lambda connection: store.claim_jobs(connection, self._identity, limit, self._now())
+            lambda connection: execution.claim_jobs(connection, self._identity, limit, self._now())
         )
 
     def take_over(self) -> list[Job]:
         """Take over what executors before this one have left running."""
         with self._database.write() as connection:
-            return store.take_over_jobs(connection, self._identity)
+            return execution.take_over_jobs(connection, self._identity)
 
-    def list_wishes(self) -> tuple[dict[int, CancelRequest], list[store.WantedSignal]]:
+    def list_wishes(self) -> tuple[dict[int, CancelRequest], list[execution.WantedSignal]]:
         """Return which jobs should end, by number, and the signals that are to be sent."""
         with self._database.read() as connection:
-            return store.list_cancel_requests(connection), store.list_signals(connection)
+            return execution.list_cancel_requests(connection), execution.list_signals(connection)
 
     def forget_signals(self, rows: Sequence[int]) -> None:
         """Remove signals that are about to be sent, or have lost their job."""
         with self._database.write() as connection:
-            store.remove_signals(connection, rows)
+            execution.remove_signals(connection, rows)
 
     def load_inputs(self, number: int) -> list[Input]:
         """Return what came with the submission of a job."""
@@ -96,8 +97,8 @@ class Ledger:
         """
 
         def write(connection: Connection) -> tuple[bool, Job | None]:
-            ended = store.finish_job(connection, number, self._identity, end)
-            claimed = store.claim_jobs(connection, self._identity, 1, self._now()) if may_claim() else []
+            ended = execution.finish_job(connection, number, self._identity, end)
+            claimed = execution.claim_jobs(connection, self._identity, 1, self._now()) if may_claim() else []
             return ended, claimed[0] if claimed else None
 
         return self._persist(write)
@@ -109,7 +110,7 @@ class Ledger:
             number: of the job.
             spans: of its steps so far, the one that begins included.
         """
-        return bool(self._persist(lambda connection: store.record_step(connection, number, self._identity, spans)))
+        return bool(self._persist(lambda connection: execution.record_step(connection, number, self._identity, spans)))
 
     def requeue(self, number: int) -> JobState | None:
         """Put a job back for which no process was made; if it was canceled meanwhile, it has ended with that.
@@ -117,7 +118,7 @@ class Ledger:
         Returns:
             The state it has now; None when it is not ours, or the executor was stopped.
         """
-        return self._persist(lambda connection: store.requeue_job(connection, number, self._identity))
+        return self._persist(lambda connection: execution.requeue_job(connection, number, self._identity))
 
     def cancel(self, requests: Mapping[int, CancelRequest]) -> None:
         """Write down that we want these jobs to end."""
@@ -126,10 +127,10 @@ class Ledger:
     def record_signals(
         self, number: int, signals: Sequence[SentSignal], ending: JobState, error: JobError | None
     ) -> None:
-        """Write down how a job is told to end, unless the storage refuses. See `store.jobs.record_signals`."""
+        """Write down how a job is told to end, unless the storage refuses. See `store.execution.record_signals`."""
         try:
             with self._database.write() as connection:
-                store.record_signals(connection, number, self._identity, signals, ending=ending, error=error)
+                execution.record_signals(connection, number, self._identity, signals, ending=ending, error=error)
         except StorageError as refusal:
             # The row will have them when the job has ended.
             logger.warning("can't write down the signals of the job: %s", refusal)
@@ -149,7 +150,7 @@ class Ledger:
         # the disk full may take that space again and again: the last of it is for the job's end.
         leave = 1 if may_write_on else 0
         return self._database.insist(
-            lambda connection: store.record_holes(connection, number, self._identity, holes), leave=leave
+            lambda connection: execution.record_holes(connection, number, self._identity, holes), leave=leave
         )
 
     def _persist(self, write: Callable[[Connection], T]) -> T | None:

@@ -16,12 +16,11 @@ from jobrunner import log
 from jobrunner.clock import Now
 from jobrunner.config import Output
 from jobrunner.domain.errors import StorageError
-from jobrunner.domain.exitstatus import signal_name
 from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError
 from jobrunner.domain.masking import MaskRules
-from jobrunner.domain.states import JobState
 from jobrunner.drain import Drain
 from jobrunner.ends import EndsFile
+from jobrunner.executor.aftermath import Aftermath
 from jobrunner.executor.cgroup import ControlGroups
 from jobrunner.executor.confine import Confinement
 from jobrunner.executor.ledger import RETRY_PAUSE, Ledger
@@ -34,7 +33,7 @@ from jobrunner.hints import Hint, Hints, Inbox
 from jobrunner.locks import FileLock
 from jobrunner.spool import Spool
 from jobrunner.store.engine import Database
-from jobrunner.store.jobs import WantedSignal
+from jobrunner.store.execution import WantedSignal
 
 logger = logging.getLogger("jobrunner.executor")
 
@@ -90,7 +89,6 @@ class Executor:
     ) -> None:
         self._identity = identity
         self._drain = drain
-        self._masks = masks
         self.is_drained = False
         self._orphans = orphans
         self._hints = hints
@@ -117,6 +115,7 @@ class Executor:
             confinement=confinement,
             now=now,
         )
+        self._aftermath = Aftermath(self._around, hints, masks)
 
     def run(
         self,
@@ -298,17 +297,21 @@ class Executor:
             if how is Run.execute and (self._stopping or run.job.number in self._canceled):
                 raise NeverStarted  # and never will be, or not by us: that came after its claim
             end = self._execute(run, how)
-            following = self._finish(run, end) if end is not None else None
+            following = self._aftermath.finish(run, end, self._may_claim) if end is not None else None
         except NeverStarted:
             # Before it is queued: another thread may claim it at once.
             del self._runs[run.job.number]
             run.leave()
-            self._requeue(run.job)
+            self._aftermath.requeue(run.job)
             return None
         finally:
             log.JOB.set(None)
         del self._runs[run.job.number]
         return following
+
+    def _may_claim(self) -> bool:
+        # The next job's time would run while this one's files are removed: it is claimed after that.
+        return not self._stopping and self._around.spool.keeps_scratch and self._slots.may_go_on()
 
     def _execute(self, run: Run, how: Callable[[Run], JobEnd | None]) -> JobEnd | None:
         try:
@@ -328,53 +331,6 @@ class Executor:
             run.leave()
         return end
 
-    def _finish(self, run: Run, end: JobEnd) -> Job | None:
-        """Write the end down, however long that takes; then reap, and tell who waits."""
-
-        def may_claim() -> bool:
-            # The next job's time would run while this one's files are removed: it is claimed after that.
-            return not self._stopping and self._around.spool.keeps_scratch and self._slots.may_go_on()
-
-        if self._around.kill_leftovers:
-            self._close(run.job.id)
-        written = self._ledger.finish(run.job.number, end, may_claim)
-        if written is None:
-            run.leave()  # the zombie keeps the status for whoever comes next
-            return None
-        ended, following = written
-        if ended:
-            # The system's words may name the program.
-            logger.info("%s", self._masks.mask(*run.job.spec.environments).hide(describe(end)))
-            self._hints.job_ended(run.job.id, owes_callback=run.job.spec.callback_url is not None)
-        run.release()
-        if ended:
-            self._clear_away(run.job.id)
-        return following
-
-    def _close(self, job_id: str) -> None:
-        """Close the job's directory to other jobs, where they run as another user: nothing of this one is left."""
-        try:
-            self._around.spool.close(job_id)
-        except OSError as error:
-            logger.warning("can't close the job's directory: %s", error)
-
-    def _clear_away(self, job_id: str) -> None:
-        """Remove what an ended job does not keep. What can't be removed is left to gc."""
-        try:
-            self._around.spool.clear_away(job_id)
-        except OSError as error:
-            logger.warning("can't remove the job's scratch directory, gc will try again: %s", error)
-
-    def _requeue(self, job: Job) -> None:
-        """Put a job back for which no process was made."""
-        state = self._ledger.requeue(job.number)
-        if state is JobState.QUEUED:
-            logger.info("was claimed but never started; queued again")
-            self._hints.wake_executor(Hint.QUEUED)
-        elif state is not None:
-            logger.info("was canceled before it was started")
-            self._hints.job_ended(job.id, owes_callback=job.spec.callback_url is not None)
-
     def _end(self) -> None:
         """Give running jobs up, or end them; return when all threads have."""
         if self._stop_grace is not None:
@@ -388,7 +344,7 @@ class Executor:
         for job, how in self._postponed:
             if how is Run.execute:
                 log.JOB.set(job.number)
-                self._requeue(job)
+                self._aftermath.requeue(job)
         log.JOB.set(None)
         logger.info("executor %s has stopped", self._identity)
 
@@ -401,14 +357,3 @@ class Executor:
         self._ledger.cancel({run.job.number: request for run, request in requests.items()})
         for run, request in requests.items():
             run.cancel(request)
-
-
-def describe(end: JobEnd) -> str:
-    """Say in a few words how a job ended."""
-    words = [end.state.value]
-    if end.status is not None:
-        status = end.status
-        words.append(signal_name(status.signal) if status.signal is not None else f"exit code {status.code}")
-    if end.error is not None:
-        words.append(f"{end.error.code.value}: {end.error.detail}")
-    return ", ".join(words)

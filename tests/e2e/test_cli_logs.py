@@ -193,6 +193,8 @@ def test_a_job_is_deleted(service: Service) -> None:
 
     assert b"force" in run(service, "delete", job["id"], code=REFUSED)[1]
     assert run(service, "delete", "--force", job["id"]) == (b"", b"")
+    other = str(service.run(argv=["true"])["number"])
+    assert json.loads(run(service, "delete", "--json", other)[0]) == {"deleted": other}
     run(service, "delete", job["id"], code=NOT_FOUND)
     assert service.get(f"/v1/jobs/{job['id']}").status_code == 404
 

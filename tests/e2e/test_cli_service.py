@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,6 +124,19 @@ def test_an_unknown_name_in_the_environment_is_a_warning() -> None:
 
     assert ended.returncode == DONE
     assert "JOBRUNNER_SERVER_PROT" in ended.stderr
+
+
+def test_a_program_can_read_what_a_check_of_the_settings_has_found(tmp_path: Path) -> None:
+    good = run("config", "check", "--json", JOBRUNNER_SERVER_PROT="80")
+    bad = tmp_path / "bad.ini"
+    bad.write_text(BAD_CONFIG)
+    wrong = run("--config", str(bad), "config", "check", "--json")
+    impossible = run("config", "check", "--json", JOBRUNNER_POLICY_RUN_AS="nobody-of-this-name")
+    found = [json.loads(each.stdout) for each in (good, wrong, impossible)]
+
+    assert [each.returncode for each in (good, wrong, impossible)] == [DONE, USAGE, USAGE]
+    assert [(len(each["problems"]), len(each["warnings"])) for each in found] == [(0, 1), (4, 0), (1, 0)]
+    assert wrong.stderr == "".join(f"jobrunner: {problem}\n" for problem in found[1]["problems"])
 
 
 def test_help_and_version_are_there() -> None:
@@ -271,6 +285,24 @@ def test_the_schema_is_told_and_brought_up_to_date(tmp_path: Path) -> None:
 
     assert (head.returncode, current.returncode, again.returncode) == (DONE, DONE, DONE)
     assert current.stdout.split()[0] == head.stdout.strip() == again.stdout.strip()
+
+
+def test_a_program_can_read_what_was_done_to_the_data(tmp_path: Path) -> None:
+    where = {"JOBRUNNER_STORAGE_DATA_DIR": str(tmp_path / "data")}
+
+    def ask(*words: str) -> Any:
+        return json.loads(run(*words, "--json", **where).stdout)
+
+    none = ask("db", "current")
+    head = none["known"]
+    upgraded, current, backup = ask("db", "upgrade"), ask("db", "current"), ask("db", "backup", str(tmp_path / "copy"))
+    drains = [ask("drain"), ask("drain", "--undo")]
+
+    assert none["schema"] is None
+    assert upgraded == current == {"schema": head, "known": head}
+    assert backup == {"file": str(tmp_path / "copy"), "bytes": (tmp_path / "copy").stat().st_size}
+    assert drains == [{"draining": True}, {"draining": False}]
+    assert ask("token", "revoke", "admin") == {"revoked": "admin"}
 
 
 def test_a_database_of_a_later_version_is_refused(start_service: StartService, tmp_path: Path) -> None:

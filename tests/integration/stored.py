@@ -12,6 +12,7 @@ from jobrunner.domain.ids import make_job_id
 from jobrunner.domain.job import CancelRequest, Job, JobEnd, NewJob
 from jobrunner.domain.spec import Input, InputInfo, JobSpec, Step, StepKind
 from jobrunner.domain.states import JobState, Priority
+from jobrunner.store import execution
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Database
 from jobrunner.store.rows import to_text
@@ -50,7 +51,7 @@ def add_running(database: Database, executor: str = "me", **members: Any) -> Job
     """Store a job and have an executor claim it; nothing else may be queued."""
     job = add_job(database, **members)
     with database.write() as connection:
-        (claimed,) = store.claim_jobs(connection, executor, 1, at(10))
+        (claimed,) = execution.claim_jobs(connection, executor, 1, at(10))
     assert claimed.number == job.number
     return claimed
 
@@ -66,7 +67,7 @@ def add_ended(
     """Store a job that has ended."""
     job = add_running(database)
     with database.write() as connection:
-        assert store.finish_job(
+        assert execution.finish_job(
             connection, job.number, "me", end_of(state, finished_at=finished_at, disk_bytes=disk_bytes)
         )
     return find(database, job.number)

@@ -32,7 +32,7 @@ from jobrunner.domain.streams import Hole, Stream
 from jobrunner.house import House
 from jobrunner.service.jobs import Accepted, CancelAsked
 from jobrunner.spool import MayHaveRun
-from jobrunner.store import jobs as store
+from jobrunner.store import execution
 from jobrunner.store.rows import to_job
 from tests.factories import CALLER, argv, make_house
 from tests.integration.stored import at, rows
@@ -238,7 +238,7 @@ class Rows(Machine):
     def take_over(self) -> None:
         executor = f"executor {next(self.identities)}"
         expected = [replace(job, executor=executor) for job in self.in_state(JobState.RUNNING)]
-        taken = self.write(lambda connection: store.take_over_jobs(connection, executor))
+        taken = self.write(lambda connection: execution.take_over_jobs(connection, executor))
         assert taken == expected
         self.executors.append(executor)
         for job in taken:
@@ -254,7 +254,7 @@ class Rows(Machine):
 
     def claim(self, executor: str, limit: int) -> None:
         now = at(next(self.seconds))
-        jobs = self.write(lambda connection: store.claim_jobs(connection, executor, limit, now))
+        jobs = self.write(lambda connection: execution.claim_jobs(connection, executor, limit, now))
         self.claimed(executor, jobs, limit, now)
 
     def claimed(self, executor: str, jobs: list[Job], limit: int, now: datetime) -> None:
@@ -299,7 +299,7 @@ class Rows(Machine):
     def give_back(self, hold: Hold) -> None:
         number = hold.job.number
         state, *repeated = [
-            self.write(lambda connection: store.requeue_job(connection, number, hold.executor)) for _ in range(2)
+            self.write(lambda connection: execution.requeue_job(connection, number, hold.executor)) for _ in range(2)
         ]
         assert repeated == [None]
         self.holds.remove(hold)
@@ -318,9 +318,9 @@ class Rows(Machine):
         end = replace(end, finished_at=now)
 
         def write(connection: Connection) -> tuple[bool, list[Job]]:
-            done = store.finish_job(connection, hold.job.number, hold.executor, end)
-            assert not store.finish_job(connection, hold.job.number, hold.executor, end)
-            return done, store.claim_jobs(connection, hold.executor, limit, now)
+            done = execution.finish_job(connection, hold.job.number, hold.executor, end)
+            assert not execution.finish_job(connection, hold.job.number, hold.executor, end)
+            return done, execution.claim_jobs(connection, hold.executor, limit, now)
 
         done, following = self.write(write)
         self.holds.remove(hold)
@@ -342,8 +342,8 @@ class Rows(Machine):
         """Write down what was sent to a job, and what is no longer kept of its output."""
 
         def work(connection: Connection) -> bool:
-            store.record_signals(connection, hold.job.number, hold.executor, sent, ending=JobState.CANCELED)
-            return store.record_holes(connection, hold.job.number, hold.executor, holes)
+            execution.record_signals(connection, hold.job.number, hold.executor, sent, ending=JobState.CANCELED)
+            return execution.record_holes(connection, hold.job.number, hold.executor, holes)
 
         done = self.write(work)
         assert done == self.owns(hold)
@@ -353,7 +353,7 @@ class Rows(Machine):
     def control(self, executor: str) -> None:
         """Look for cancel requests and signals, and take those signals away that are sent or pointless."""
         with self.house.database.read() as connection:
-            requests, wanted = store.list_cancel_requests(connection), store.list_signals(connection)
+            requests, wanted = execution.list_cancel_requests(connection), execution.list_signals(connection)
         running = {job.number: job for job in self.in_state(JobState.RUNNING)}
         assert requests == {number: job.cancel for number, job in running.items() if job.cancel}
         assert [(each.number, each.signal, each.is_running) for each in wanted] == [
@@ -361,7 +361,7 @@ class Rows(Machine):
         ]
         mine = {hold.job.number for hold in self.holds if hold.executor == executor}
         done = [each.row for each in wanted if each.number in mine or not each.is_running]
-        self.write(lambda connection: store.remove_signals(connection, done))
+        self.write(lambda connection: execution.remove_signals(connection, done))
         self.signals = [each for each in self.signals if each[0] in running and each[0] not in mine]
 
     # ── what holds after every step ──

@@ -15,7 +15,7 @@ from jobrunner.domain.states import ENDED, JobState
 from jobrunner.service.gc import GcService
 from jobrunner.spool import Spool
 from jobrunner.store import callbacks as store
-from jobrunner.store import jobs, retention
+from jobrunner.store import execution, jobs, retention
 from jobrunner.store.callbacks import Claim, Next
 from jobrunner.store.engine import Connection, Database
 from tests.integration.stored import add_job, add_running, at, cancel_request, count, end_of, find, rows
@@ -29,7 +29,7 @@ def add_owed(database: Database, url: str = URL, *, finished_at: datetime | None
     """Store a job that has ended and owes a callback."""
     job = add_running(database, callback_url=url)
     with database.write() as connection:
-        assert jobs.finish_job(connection, job.number, "me", end_of(finished_at=finished_at or at(20)))
+        assert execution.finish_job(connection, job.number, "me", end_of(finished_at=finished_at or at(20)))
     return find(database, job.number)
 
 
@@ -73,13 +73,13 @@ Ending = Callable[[Connection, Job], bool]
 
 
 def finish(state: JobState) -> Ending:
-    return lambda connection, job: jobs.finish_job(connection, job.number, "me", end_of(state))
+    return lambda connection, job: execution.finish_job(connection, job.number, "me", end_of(state))
 
 
 def give_back_canceled(connection: Connection, job: Job) -> bool:
     """End what was canceled after it was claimed and before it was started."""
     jobs.cancel_running(connection, job.number, cancel_request())
-    return jobs.requeue_job(connection, job.number, "me") is JobState.CANCELED
+    return execution.requeue_job(connection, job.number, "me") is JobState.CANCELED
 
 
 ENDINGS: dict[str, tuple[JobState, Ending]] = {
@@ -126,7 +126,7 @@ def test_end_and_callback_are_one_transaction(database: Database) -> None:
     job = add_running(database, callback_url=URL)
 
     def fail(connection: Connection) -> None:
-        jobs.finish_job(connection, job.number, "me", end_of())
+        execution.finish_job(connection, job.number, "me", end_of())
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -140,7 +140,7 @@ def test_the_end_of_a_job_without_callback_is_one_statement(database: Database) 
     job = add_running(database)
 
     with recorded(database) as statements, database.write() as connection:
-        jobs.finish_job(connection, job.number, "me", end_of())
+        execution.finish_job(connection, job.number, "me", end_of())
 
     assert len(statements) == 1
 

@@ -24,6 +24,7 @@ from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Stream
 from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
+from jobrunner.store import execution
 from jobrunner.store import jobs as store
 from tests.factories import CALLER, argv, make_house, make_job, running_executor, shell
 from tests.integration.stored import at, count, end_of
@@ -35,12 +36,12 @@ ANN, BOB, LATE = (Caller(name, ADMINISTRATOR) for name in ("ann", "bob", "late")
 def claim(house: House) -> None:
     """Be the executor that takes what is queued."""
     with house.database.write() as connection:
-        assert store.claim_jobs(connection, "me", 100, at(0))
+        assert execution.claim_jobs(connection, "me", 100, at(0))
 
 
 def finish(house: House, number: int) -> None:
     with house.database.write() as connection:
-        assert store.finish_job(connection, number, "me", end_of())
+        assert execution.finish_job(connection, number, "me", end_of())
 
 
 def every_number(house: House) -> list[int]:
@@ -175,7 +176,7 @@ def test_only_a_running_job_takes_a_signal(house: House) -> None:
     house.jobs.signal(running.id, CALLER, "USR1")
 
     with house.database.read() as connection:
-        (wanted,) = store.list_signals(connection)
+        (wanted,) = execution.list_signals(connection)
     assert (wanted.number, wanted.signal, wanted.is_running) == (running.number, 10, True)
 
 

@@ -14,8 +14,8 @@ from jobrunner.domain.job import ErrorCode, JobError, SentSignal
 from jobrunner.domain.spec import Input, InputKind
 from jobrunner.domain.states import ENDED, JobState, Priority
 from jobrunner.domain.streams import Hole, Stream
+from jobrunner.store import execution, retention
 from jobrunner.store import jobs as store
-from jobrunner.store import retention
 from jobrunner.store.engine import Database
 from tests.integration.stored import (
     add_ended,
@@ -40,7 +40,7 @@ INPUTS = (
 
 def claim(database: Database, limit: int, executor: str = "me") -> list[int]:
     with database.write() as connection:
-        return [job.number for job in store.claim_jobs(connection, executor, limit, at(10))]
+        return [job.number for job in execution.claim_jobs(connection, executor, limit, at(10))]
 
 
 # ── what is stored ──
@@ -109,7 +109,7 @@ def test_a_deleted_job_takes_labels_inputs_and_signals_along(database: Database)
     with database.write() as connection:
         store.add_signal(connection, gone.number, 10)
         store.add_signal(connection, stays.number, 12)
-        assert store.finish_job(connection, gone.number, "me", end_of())
+        assert execution.finish_job(connection, gone.number, "me", end_of())
 
     with database.write() as connection:
         assert store.delete_ended_job(connection, gone.number)
@@ -221,7 +221,7 @@ def test_a_running_job_ends_in_any_of_the_ended_states(database: Database, state
     job = add_running(database)
 
     with database.write() as connection:
-        assert store.finish_job(connection, job.number, "me", end_of(state))
+        assert execution.finish_job(connection, job.number, "me", end_of(state))
 
     assert find(database, job.number).state is state
 
@@ -239,7 +239,7 @@ def test_everything_that_is_said_of_an_end_is_kept(database: Database) -> None:
     )
 
     with database.write() as connection:
-        assert store.finish_job(connection, job.number, "me", end)
+        assert execution.finish_job(connection, job.number, "me", end)
 
     ended = find(database, job.number)
     assert ended.finished_at == at(20.000001)
@@ -250,8 +250,8 @@ def test_everything_that_is_said_of_an_end_is_kept(database: Database) -> None:
 def test_exit_code_0_is_kept_apart_from_no_status(database: Database) -> None:
     seen, unseen = add_running(database), add_running(database)
     with database.write() as connection:
-        store.finish_job(connection, seen.number, "me", end_of(status=ExitStatus(code=0)))
-        store.finish_job(connection, unseen.number, "me", end_of(JobState.LOST))
+        execution.finish_job(connection, seen.number, "me", end_of(status=ExitStatus(code=0)))
+        execution.finish_job(connection, unseen.number, "me", end_of(JobState.LOST))
 
     assert find(database, seen.number).status == ExitStatus(code=0)
     assert find(database, unseen.number).status is None
@@ -260,12 +260,12 @@ def test_exit_code_0_is_kept_apart_from_no_status(database: Database) -> None:
 Write = Callable[[Connection, int], bool]
 
 WRITES: dict[str, Write] = {
-    "finish": lambda connection, number: store.finish_job(connection, number, "me", end_of(JobState.FAILED)),
-    "finish as another": lambda connection, number: store.finish_job(connection, number, "other", end_of()),
+    "finish": lambda connection, number: execution.finish_job(connection, number, "me", end_of(JobState.FAILED)),
+    "finish as another": lambda connection, number: execution.finish_job(connection, number, "other", end_of()),
     "cancel_queued": lambda connection, number: store.cancel_queued(connection, number, cancel_request("late")),
     "cancel_running": lambda connection, number: store.cancel_running(connection, number, cancel_request("late")),
-    "requeue": lambda connection, number: store.requeue_job(connection, number, "me") is not None,
-    "requeue as another": lambda connection, number: store.requeue_job(connection, number, "other") is not None,
+    "requeue": lambda connection, number: execution.requeue_job(connection, number, "me") is not None,
+    "requeue as another": lambda connection, number: execution.requeue_job(connection, number, "other") is not None,
 }
 ALLOWED = {
     JobState.QUEUED: {"cancel_queued"},
@@ -363,7 +363,7 @@ def test_the_request_to_cancel_a_running_job_and_its_end_never_leave_a_half(data
         def finish(number: int = number, together: threading.Barrier = together) -> bool:
             together.wait()
             with database.write() as connection:
-                return store.finish_job(connection, number, "me", end_of())
+                return execution.finish_job(connection, number, "me", end_of())
 
         with ThreadPoolExecutor(2) as pool:
             canceling, finishing = pool.submit(cancel), pool.submit(finish)
@@ -408,10 +408,10 @@ def test_the_executor_is_told_what_running_jobs_should_end(database: Database) -
     with database.write() as connection:
         for job in (asked, ended):
             store.cancel_running(connection, job.number, cancel_request())
-        store.finish_job(connection, ended.number, "me", end_of(JobState.CANCELED))
+        execution.finish_job(connection, ended.number, "me", end_of(JobState.CANCELED))
 
     with database.read() as connection:
-        assert store.list_cancel_requests(connection) == {asked.number: cancel_request()}
+        assert execution.list_cancel_requests(connection) == {asked.number: cancel_request()}
 
 
 def test_signals_are_sent_in_the_order_they_were_asked_for(database: Database) -> None:
@@ -421,15 +421,15 @@ def test_signals_are_sent_in_the_order_they_were_asked_for(database: Database) -
             store.add_signal(connection, number, signal)
 
     with database.read() as connection:
-        listed = store.list_signals(connection)
+        listed = execution.list_signals(connection)
     assert [(wanted.number, wanted.signal) for wanted in listed] == [
         (second.number, 10), (first.number, 12), (second.number, 1),
     ]  # fmt: skip
 
     with database.write() as connection:
-        store.remove_signals(connection, [wanted.row for wanted in listed[:2]])
+        execution.remove_signals(connection, [wanted.row for wanted in listed[:2]])
     with database.read() as connection:
-        assert store.list_signals(connection) == listed[2:]
+        assert execution.list_signals(connection) == listed[2:]
 
 
 def test_how_a_job_is_told_to_end_is_written_down_by_the_owner_only(database: Database) -> None:
@@ -437,8 +437,8 @@ def test_how_a_job_is_told_to_end_is_written_down_by_the_owner_only(database: Da
     sent = (SentSignal(15, at(16)),)
     why = JobError(ErrorCode.OUTPUT_LIMIT, "too much")
     with database.write() as connection:
-        store.record_signals(connection, job.number, "me", sent, ending=JobState.OUTPUT_LIMIT, error=why)
-        store.record_signals(connection, job.number, "other", (SentSignal(9, at(16)),), ending=JobState.CANCELED)
+        execution.record_signals(connection, job.number, "me", sent, ending=JobState.OUTPUT_LIMIT, error=why)
+        execution.record_signals(connection, job.number, "other", (SentSignal(9, at(16)),), ending=JobState.CANCELED)
 
     found = find(database, job.number)
     assert (found.state, found.signals, found.ending, found.error) == (
@@ -450,10 +450,10 @@ def test_who_takes_a_job_over_learns_what_it_was_told_and_what_was_dropped(datab
     job = add_running(database, "old")
     sent, holes = (SentSignal(15, at(16)),), {Stream.STDERR: Hole(4096, 1 << 40)}
     with database.write() as connection:
-        store.record_signals(connection, job.number, "old", sent, ending=JobState.TIMED_OUT)
-        assert store.record_holes(connection, job.number, "old", holes)
-        (taken,) = store.take_over_jobs(connection, "new")
-        assert not store.record_holes(connection, job.number, "old", {})
+        execution.record_signals(connection, job.number, "old", sent, ending=JobState.TIMED_OUT)
+        assert execution.record_holes(connection, job.number, "old", holes)
+        (taken,) = execution.take_over_jobs(connection, "new")
+        assert not execution.record_holes(connection, job.number, "old", {})
 
     assert (taken.signals, taken.ending, taken.error, taken.holes) == (sent, JobState.TIMED_OUT, None, holes)
 
@@ -466,7 +466,7 @@ def test_a_requeued_job_is_as_it_was_before_its_claim(database: Database) -> Non
     claim(database, 1)
 
     with database.write() as connection:
-        assert store.requeue_job(connection, job.number, "me") is JobState.QUEUED
+        assert execution.requeue_job(connection, job.number, "me") is JobState.QUEUED
 
     assert find(database, job.number) == job
     assert claim(database, 1, "next") == [job.number]
@@ -479,8 +479,8 @@ def test_a_claimed_job_that_was_canceled_is_not_put_back_but_has_ended(database:
         assert store.cancel_running(connection, job.number, cancel_request("ann", grace=3.0))
 
     with database.write() as connection:
-        assert store.requeue_job(connection, job.number, "other") is None
-        assert store.requeue_job(connection, job.number, "me") is JobState.CANCELED
+        assert execution.requeue_job(connection, job.number, "other") is None
+        assert execution.requeue_job(connection, job.number, "me") is JobState.CANCELED
 
     ended = find(database, job.number)
     assert (ended.state, ended.started_at, ended.finished_at) == (JobState.CANCELED, None, at(15))
@@ -495,7 +495,7 @@ def test_a_new_executor_takes_over_what_others_left_running(database: Database) 
     add_job(database)
 
     with database.write() as connection:
-        taken = store.take_over_jobs(connection, "new")
+        taken = execution.take_over_jobs(connection, "new")
 
     assert [job.number for job in taken] == old
     assert {job.executor for job in taken} == {"new"}
@@ -506,12 +506,12 @@ def test_a_new_executor_takes_over_what_others_left_running(database: Database) 
 def test_an_executor_that_lost_its_jobs_can_no_longer_end_them(database: Database) -> None:
     job = add_running(database, "old")
     with database.write() as connection:
-        store.take_over_jobs(connection, "new")
+        execution.take_over_jobs(connection, "new")
 
     with database.write() as connection:
-        assert not store.finish_job(connection, job.number, "old", end_of(JobState.LOST))
-        assert not store.requeue_job(connection, job.number, "old")
-        assert store.finish_job(connection, job.number, "new", end_of())
+        assert not execution.finish_job(connection, job.number, "old", end_of(JobState.LOST))
+        assert not execution.requeue_job(connection, job.number, "old")
+        assert execution.finish_job(connection, job.number, "new", end_of())
 
     assert find(database, job.number).state is JobState.SUCCEEDED
 

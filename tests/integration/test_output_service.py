@@ -6,7 +6,7 @@ from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Stream
 from jobrunner.house import House
 from jobrunner.service.output import Moved, Quiet, Written
-from jobrunner.store import jobs as store
+from jobrunner.store import execution
 from tests.factories import CALLER, make_job
 from tests.integration.stored import at
 
@@ -20,7 +20,7 @@ def test_that_a_job_runs_is_told_before_its_output(house: House) -> None:
         assert next(told) == Moved(JobState.QUEUED)
 
         with house.database.write() as connection:
-            store.claim_jobs(connection, "me", 1, at(0))
+            execution.claim_jobs(connection, "me", 1, at(0))
         house.spool.prepare(job.id, ())
         with house.spool.open_streams(job.id, stdin=False, merge_stderr=False) as streams:
             os.write(streams.stdout, b"begun")

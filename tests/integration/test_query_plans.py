@@ -14,7 +14,7 @@ from jobrunner.domain.job import JobFilter
 from jobrunner.domain.states import JobState
 from jobrunner.service.gc import GcService
 from jobrunner.spool import Spool
-from jobrunner.store import callbacks, retention
+from jobrunner.store import callbacks, execution, retention
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Connection, Database
 from jobrunner.store.listing import list_jobs
@@ -90,12 +90,12 @@ FILTERS: dict[str, JobFilter] = {
 }
 
 WRITES: dict[str, Callable[[Connection], Any]] = {
-    "claim": lambda connection: store.claim_jobs(connection, "me", 5, at(0)),
-    "finish": lambda connection: store.finish_job(connection, 3, "me", end_of()),
-    "requeue": lambda connection: store.requeue_job(connection, 3, "me"),
-    "record signals": lambda connection: store.record_signals(connection, 3, "me", (), ending=JobState.CANCELED),
-    "record holes": lambda connection: store.record_holes(connection, 3, "me", {}),
-    "take over": lambda connection: store.take_over_jobs(connection, "me"),
+    "claim": lambda connection: execution.claim_jobs(connection, "me", 5, at(0)),
+    "finish": lambda connection: execution.finish_job(connection, 3, "me", end_of()),
+    "requeue": lambda connection: execution.requeue_job(connection, 3, "me"),
+    "record signals": lambda connection: execution.record_signals(connection, 3, "me", (), ending=JobState.CANCELED),
+    "record holes": lambda connection: execution.record_holes(connection, 3, "me", {}),
+    "take over": lambda connection: execution.take_over_jobs(connection, "me"),
     "cancel a queued job": lambda connection: store.cancel_queued(connection, 3, cancel_request()),
     "cancel a running job": lambda connection: store.cancel_running(connection, 3, cancel_request()),
     "add": lambda connection: store.add_job(connection, new_job(labels={"a": "b"}), ()),
@@ -114,7 +114,7 @@ WRITES: dict[str, Callable[[Connection], Any]] = {
     "put a callback back": lambda connection: callbacks.put_back(connection, CLAIM, "me", at(1)),
     "send a callback again": lambda connection: callbacks.send_again(connection, 3, at(1)),
     "purge": lambda connection: retention.purge_job(connection, 3),
-    "remove signals": lambda connection: store.remove_signals(connection, [1, 2]),
+    "remove signals": lambda connection: execution.remove_signals(connection, [1, 2]),
 }
 
 READS: dict[str, Callable[[Connection], Any]] = {
@@ -123,8 +123,8 @@ READS: dict[str, Callable[[Connection], Any]] = {
     "state": lambda connection: store.find_state(connection, 3),
     "inputs": lambda connection: store.load_inputs(connection, 3),
     "has queued": store.has_queued,
-    "cancel requests": store.list_cancel_requests,
-    "signals": store.list_signals,
+    "cancel requests": execution.list_cancel_requests,
+    "signals": execution.list_signals,
     "page of gc": lambda connection: retention.list_ended(connection, before=300, limit=50),
     "who is owed a callback": callbacks.list_waiting,
     "a callback": lambda connection: callbacks.find_callback(connection, 3),

@@ -15,7 +15,7 @@ from typing import Any
 
 from jobrunner.clock import utc_now
 from jobrunner.house import House
-from jobrunner.store import jobs as store
+from jobrunner.store import execution
 from jobrunner.store.engine import Database
 from jobrunner.store.migrate import upgrade
 from tests.factories import make_config
@@ -67,7 +67,7 @@ def claim(database: Path, batch: str, place: str) -> list[list[int]]:
     wait_for_go()
     while True:
         with opened.write() as connection:
-            jobs = store.claim_jobs(connection, f"worker {place}", int(batch), utc_now())
+            jobs = execution.claim_jobs(connection, f"worker {place}", int(batch), utc_now())
         if not jobs:
             return found
         found.extend([job.spec.priority.rank, job.number] for job in jobs)

@@ -26,6 +26,7 @@ from jobrunner.house import House
 from jobrunner.locks import FileLock, is_locked
 from jobrunner.service.submission import Submission
 from jobrunner.spool import Spool
+from jobrunner.store import execution
 from jobrunner.store import jobs as store
 from tests.factories import CALLER, is_dead, make_job, running_executor
 from tests.service import ROOT, STARTUP, clean_environment, eventually
@@ -210,7 +211,7 @@ def all_ended(house: House) -> bool:
 def claim(house: House) -> Job:
     """Claim the next job for an executor that is dead by now."""
     with house.database.write() as connection:
-        return store.claim_jobs(connection, "a dead executor", 1, utc_now())[0]
+        return execution.claim_jobs(connection, "a dead executor", 1, utc_now())[0]
 
 
 def run(house: House, asked: Submission) -> tuple[Job, str]:

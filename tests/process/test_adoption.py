@@ -16,7 +16,7 @@ from jobrunner.domain.job import ErrorCode, Job, SentSignal
 from jobrunner.domain.states import JobState
 from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
-from jobrunner.store import jobs as store
+from jobrunner.store import execution
 from tests.factories import CALLER, is_dead, make_job, running_executor, shell
 from tests.process.conftest import NewHouse
 from tests.process.running import (
@@ -220,7 +220,7 @@ def test_a_job_that_may_not_have_got_its_sigkill_gets_it_from_the_next_executor(
     assert left.executor is not None
     signals = (*left.signals, SentSignal(signal.SIGKILL, utc_now()))
     with house.database.write() as connection:
-        store.record_signals(connection, job.number, left.executor, signals, ending=JobState.CANCELED)
+        execution.record_signals(connection, job.number, left.executor, signals, ending=JobState.CANCELED)
 
     with running_executor(house):
         ended = wait(house, job, 5)
@@ -269,7 +269,7 @@ def test_an_adopted_job_ends_as_it_was_told_and_not_as_the_order_of_events_sugge
     assert left.executor is not None
     with house.database.write() as connection:
         sent = (SentSignal(signal.SIGTERM, utc_now()),)
-        store.record_signals(connection, job.number, left.executor, sent, ending=JobState.TIMED_OUT)
+        execution.record_signals(connection, job.number, left.executor, sent, ending=JobState.TIMED_OUT)
 
     with running_executor(house):
         ended = wait(house, job, 5)

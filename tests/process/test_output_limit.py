@@ -9,7 +9,7 @@ from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Hole, Stream
 from jobrunner.service.jobs import CancelAsked
-from jobrunner.store import jobs as store
+from jobrunner.store import execution
 from tests.factories import CALLER, is_dead, make_job, running_executor, shell
 from tests.process.conftest import NewHouse
 from tests.process.running import ExecutorProcess, get, pid_of, scratch, started, wait
@@ -150,7 +150,7 @@ def test_what_was_written_down_but_not_dropped_is_dropped_by_the_next_executor(n
     assert left.executor is not None
     with house.database.write() as connection:
         hole = Hole(HEAD, 8 * MIB - 3 * HEAD)
-        assert store.record_holes(connection, job.number, left.executor, {Stream.STDOUT: hole})
+        assert execution.record_holes(connection, job.number, left.executor, {Stream.STDOUT: hole})
 
     with running_executor(new_house(output={"max_bytes": MAX})):
         assert eventually(lambda: disk_bytes(house, job) <= MAX + BLOCK)

@@ -19,7 +19,7 @@ from jobrunner.executor.slots import Threads
 from jobrunner.hints import Hints
 from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
-from jobrunner.store import jobs as store
+from jobrunner.store import execution
 from tests.factories import CALLER, is_dead, make_job, running_executor, shell
 from tests.process.conftest import NewHouse
 from tests.process.running import (
@@ -183,7 +183,7 @@ def test_no_signal_is_lost_while_a_slot_goes_on_to_the_next_job(new_house: NewHo
 
 def _has_signals(house: House) -> bool:
     with house.database.read() as connection:
-        return bool(store.list_signals(connection))
+        return bool(execution.list_signals(connection))
 
 
 def test_threads_and_descriptors_do_not_grow(new_house: NewHouse) -> None:

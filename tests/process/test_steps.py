@@ -22,7 +22,7 @@ from jobrunner.proc import boot_id, read_stat
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.service.submission import StepAsked
 from jobrunner.spool import ProcessRecord, Spool, StepMark
-from jobrunner.store import jobs as store
+from jobrunner.store import execution
 from tests.factories import CALLER, is_dead, make_job, running_executor, sequence
 from tests.process.conftest import NewHouse
 from tests.process.running import (
@@ -362,7 +362,7 @@ def between_steps(house: House, **members: float) -> Job:
     now = utc_now()
     with house.database.write() as connection:
         spans = (StepSpan(left.started_at, now), StepSpan(now))
-        assert store.record_step(connection, job.number, left.executor, spans)
+        assert execution.record_step(connection, job.number, left.executor, spans)
     return job
 
 
@@ -441,7 +441,7 @@ def test_a_step_that_was_recorded_by_another_executor_is_not_ours_to_go_on_with(
 
     with house.database.write() as connection:
         now = utc_now()
-        assert not store.record_step(connection, job.number, "somebody else", (StepSpan(now, now), StepSpan(now)))
+        assert not execution.record_step(connection, job.number, "somebody else", (StepSpan(now, now), StepSpan(now)))
     assert get(house, job).spans == ()
 
 
@@ -451,7 +451,7 @@ def test_a_job_that_has_begun_a_later_step_is_never_queued_again(house: House) -
     assert owner is not None
 
     with house.database.write() as connection:
-        assert store.requeue_job(connection, job.number, owner) is None
+        assert execution.requeue_job(connection, job.number, owner) is None
     assert get(house, job).state is JobState.RUNNING
 
 
