@@ -20,10 +20,18 @@ JOB: ContextVar[int | None] = ContextVar("job", default=None)
 """The number of the job that this thread is about."""
 
 
+_BLANK = r"(?:\s|\\+t)"
+"""White space; in a line it may be escaped already."""
+
 _CREDENTIAL = re.compile(
-    rf"({TOKEN_PREFIX}|signature=|\bbasic\s+|\bbearer\s+)[\w.~+/=-]{{16,}}", re.ASCII | re.IGNORECASE
+    rf"(authorization[:=]{_BLANK}*(?:[\w-]+{_BLANK}+)?)[^\s\"'\\]+"
+    rf"|({TOKEN_PREFIX}|signature=|\b(?:basic|bearer){_BLANK}+)[\w.~+/=-]{{16,}}",
+    re.ASCII | re.IGNORECASE,
 )
-"""A token, or what is as good as one: the signature of a URL, the value of an Authorization header."""
+"""A token, or what is as good as one: the signature of a URL, the value of an Authorization header.
+
+Of such a header one word besides its scheme, however short: who writes the line could hide all that follows.
+"""
 
 _WORD = re.compile(r"(?!(?:null|true|false|-?\d+(?:\.\d+)?(?:[Ee][+-]?\d+)?)$)[\w./:@+-]+", re.ASCII)
 """A text that needs no quotes, and is taken for nothing else."""
@@ -31,7 +39,7 @@ _WORD = re.compile(r"(?!(?:null|true|false|-?\d+(?:\.\d+)?(?:[Ee][+-]?\d+)?)$)[\
 
 def _hide_credentials(line: str) -> str:
     """Take out of a line what would let its readers in, wherever it has come from."""
-    return _CREDENTIAL.sub(r"\1***", line)
+    return _CREDENTIAL.sub(lambda found: f"{found[1] or found[2]}***", line)
 
 
 class _JobFilter(logging.Filter):
@@ -84,8 +92,8 @@ def _format_second(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
-_LATE_CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029]")
-"""What steers terminals or ends lines, and JSON need not escape."""
+_LATE_CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What steers terminals, ends lines or turns them around, and JSON need not escape."""
 
 
 class JsonFormatter(_Formatter):

@@ -97,7 +97,8 @@ class Supervisor:
         self._was_up = False
         self._code = 0
         run = self._config.data_dir / "run"
-        run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for made in (self._config.data_dir, run):  # one by one: the mode is not for parents
+            made.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._registrar = Registrar(EndsFile(run / "ends"))
         self._drain = Drain(run / "draining")
         handed_over = os.environ.pop(HANDED_OVER, None)

@@ -6,6 +6,7 @@ from datetime import datetime
 from standardwebhooks.webhooks import Webhook
 
 from jobrunner.config_values import Secret
+from jobrunner.domain.callback import ID_HEADER
 
 
 def webhook_headers(secrets: Sequence[Secret], message_id: str, at: datetime, body: bytes) -> dict[str, str]:
@@ -17,7 +18,7 @@ def webhook_headers(secrets: Sequence[Secret], message_id: str, at: datetime, bo
         at: when it is sent; in UTC.
         body: UTF-8.
     """
-    headers = {"webhook-id": message_id, "webhook-timestamp": str(int(at.timestamp()))}
+    headers = {ID_HEADER: message_id, "webhook-timestamp": str(int(at.timestamp()))}
     if secrets:
         signatures = [Webhook(secret.text).sign(message_id, at, body.decode()) for secret in secrets]
         headers["webhook-signature"] = " ".join(signatures)

@@ -12,8 +12,8 @@ Rule = IPv4Network | IPv6Network | str
 """A network, or the name of a host in lower case; ``*.example.org`` is every name below that one."""
 
 _NAME = re.compile(r"(\*\.)?[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
-_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
-"""Where a router has IPv4 addresses in the last 32 bits (RFC 6052, RFC 8215)."""
+_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("::ffff:0:0:0/96"))
+"""Where a router has IPv4 addresses in the last 32 bits (RFC 6052, RFC 8215, RFC 2765)."""
 
 
 def parse_rule(text: str) -> Rule:

@@ -24,6 +24,9 @@ _URL = re.compile(
 )
 _PORTS = {"http": 80, "https": 443}
 
+ID_HEADER = "webhook-id"
+"""Names the header that every callback has, and nothing else that is sent (Standard Webhooks)."""
+
 
 class CallbackState(StrEnum):
     """Where a callback is on its way."""

@@ -12,13 +12,20 @@ from jobrunner.programs import find_program
 LoadInputs = Callable[[], Sequence[Input]]
 
 _FOREIGN_CODE = frozenset({
-    "BASHOPTS", "BASH_ENV", "ENV", "FPATH", "GCONV_PATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "NODE_OPTIONS",
-    "NODE_PATH", "PERL5DB", "PERL5LIB", "PERL5OPT", "PERLLIB", "PHPRC", "PHP_INI_SCAN_DIR", "PS4", "PYTHONBREAKPOINT",
-    "PYTHONHOME", "PYTHONINSPECT", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONUSERBASE", "PYTHONWARNINGS", "RUBYLIB",
-    "RUBYOPT", "SHELLOPTS", "ZDOTDIR", "_JAVA_OPTIONS",
+    "AWKLIBPATH", "CLASSPATH", "DOTNET_STARTUP_HOOKS", "ENV", "FPATH", "GCONV_PATH", "GIO_EXTRA_MODULES",
+    "GIO_MODULE_DIR", "GLIBC_TUNABLES", "GTK_MODULES", "GTK_PATH", "HOME", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS",
+    "KRB5_CONFIG", "PHPRC", "PHP_INI_SCAN_DIR", "PS4", "PYTHONBREAKPOINT", "PYTHONEXECUTABLE", "PYTHONHOME",
+    "PYTHONINSPECT", "PYTHONPATH", "PYTHONPLATLIBDIR", "PYTHONPYCACHEPREFIX", "PYTHONSTARTUP", "PYTHONUSERBASE",
+    "PYTHONWARNINGS", "QT_PLUGIN_PATH", "SASL_PATH", "SHELLOPTS", "TCLLIBPATH", "ZDOTDIR", "_JAVA_OPTIONS",
 })  # fmt: skip
-_FOREIGN_PREFIXES = ("LD_", "BASH_FUNC_", "LUA_")
-"""Variables by which the loader or an interpreter runs other code than its file's: most of what sudo(8) removes."""
+_FOREIGN_PREFIXES = (
+    "BASH", "BUNDLE_", "CORECLR_", "COR_", "ERL_", "GEM_", "GUILE_", "JULIA_", "LD_", "LUA_", "MONO_", "NODE_",
+    "OPENSSL_", "PERL", "RUBY", "R_",
+)  # fmt: skip
+"""Variables by which the loader, a library or an interpreter runs other code than the program's own.
+
+With HOME, too: there zsh and Python look for code.
+"""
 
 
 class CommandRules:

@@ -1,7 +1,7 @@
 """From what a client asked for to what will be run."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jobrunner.config import Executor, Output, Policy
 from jobrunner.domain.access import Caller
@@ -195,9 +195,19 @@ class SpecMaker:
         self._check_policy(spec.steps)
         problems = self._limit_problems(spec)
         problems.extend(self._callback_problems(spec.callback_url))
+        spec = replace(spec, steps=tuple(self._find_again(spec, index, problems) for index in range(len(spec.steps))))
         if problems:
             raise InvalidRequest(problems)
         return self._commands.judge(spec, caller, load_inputs, is_sequence=len(spec.steps) > 1)
+
+    def _find_again(self, spec: JobSpec, index: int, problems: list[Problem]) -> Step:
+        """Return a step as it would be today: what was a catalogued script then has to be one now."""
+        step = spec.steps[index]
+        name = self.script(step)
+        if name is None:
+            return step
+        asked = StepAsked(step.kind, (name, *step.argv[1:]))
+        return replace(step, argv=self._argv(asked, step_pointer(index, is_sequence=len(spec.steps) > 1), problems))
 
     def script(self, step: Step) -> str | None:
         """Return the name of the catalogued script that a step runs; None: it runs something else."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 from flask import Flask, Request, Response, g, request
+from werkzeug.datastructures import Authorization
 
 from jobrunner.config import Server
 from jobrunner.domain.access import Caller
@@ -67,10 +68,18 @@ def _authentication(asked: Request) -> Callable[[bool], Caller]:
         Unauthenticated: the request does not say.
     """
     access, signature = services().access, asked.args.get("signature")
-    if asked.endpoint == SIGNED and signature is not None and asked.authorization is None:
+    if asked.endpoint == SIGNED and signature is not None and _credentials(asked) is None:
         return lambda _: access.authenticate_stream(signature, (asked.view_args or {})["job_id"])
     secret = secret_of(asked)
     return lambda sparingly: access.authenticate(secret, sparingly=sparingly)
+
+
+def _credentials(asked: Request) -> Authorization | None:
+    """Return what the request has for a token; None: nothing that can be read."""
+    try:
+        return asked.authorization
+    except ValueError:  # Basic with what is not even ASCII
+        return None
 
 
 def identify(asked: Request, authenticate: Callable[[bool], Caller]) -> Caller:
@@ -127,7 +136,10 @@ def _host_name(host: str) -> str:
 
 def _is_same_origin(asked: Request) -> bool:
     origin = asked.headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc.lower() == asked.headers.get("Host", "").lower()
+    try:
+        return origin is None or urlsplit(origin).netloc.lower() == asked.headers.get("Host", "").lower()
+    except ValueError:  # "http://[" is no page of ours
+        return False
 
 
 def secret_of(asked: Request) -> str:
@@ -136,7 +148,7 @@ def secret_of(asked: Request) -> str:
     Raises:
         Unauthenticated: it has none.
     """
-    given = asked.authorization
+    given = _credentials(asked)
     if given is not None and given.type == "bearer" and given.token:
         return given.token
     if given is not None and given.type == "basic" and given.password:

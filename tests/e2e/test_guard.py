@@ -42,6 +42,7 @@ def test_nothing_is_told_without_a_token(service: Service, method: str, path: st
         "Basic eDo=",  # "x:"
         "Basic eDp3cm9uZw==",  # "x:wrong"
         "Basic /////w==",
+        "Basic \xff\xfe",
         "Digest username=x",
         "Negotiate",
         ",",
@@ -142,7 +143,9 @@ def test_probes_are_answered_under_any_name(service: Service, path: str) -> None
         assert host_status(service, host, path) == 200
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1", "http://localhost", "", "x"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "https://127.0.0.1", "http://localhost", "", "x", "http://["]
+)
 def test_a_foreign_page_changes_nothing(service: Service, origin: str) -> None:
     before = service.get("/v1/jobs?limit=1").json()["jobs"]
 

@@ -32,6 +32,14 @@ def fill(directory: Path) -> Path:
     return ballast
 
 
+def test_the_data_directory_is_closed_to_other_users(service: Service) -> None:
+    """Whatever the umask of whoever starts the service."""
+    made = [service.data_dir, *(path for path in service.data_dir.iterdir() if not path.is_socket())]
+
+    assert {path.name for path in made} >= {"data", "run", "jobs", "scripts", "jobrunner.db", "admin.token"}
+    assert [path.name for path in made if path.stat().st_mode & 0o077] == []
+
+
 def test_a_full_disk_is_told_and_when_there_is_space_again_all_goes_on(
     start_service: StartService, mount: Mount
 ) -> None:

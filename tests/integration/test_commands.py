@@ -223,7 +223,13 @@ def test_a_catalogued_script_is_no_program(rules: Rules, place: Path) -> None:
 # ── what makes a program another one ──
 
 
-@pytest.mark.parametrize("name", ["LD_PRELOAD", "LD_AUDIT", "BASH_ENV", "PYTHONPATH", "PERL5OPT", "BASH_FUNC_ls%%"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LD_PRELOAD", "LD_AUDIT", "BASH_ENV", "PYTHONPATH", "PYTHONPYCACHEPREFIX", "PERL5OPT", "BASH_FUNC_ls%%", "HOME",
+        "OPENSSL_CONF", "NODE_OPTIONS", "GEM_HOME", "R_PROFILE", "DOTNET_STARTUP_HOOKS",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("asked", [("tool",), None])
 def test_variables_that_run_other_code_are_refused(rules: Rules, name: str, asked: tuple[str, ...] | None) -> None:
     members = {"env": {name: "x"}}

@@ -223,3 +223,22 @@ def test_a_callback_of_earlier_is_held_against_the_policy_of_today(scripts: Path
     lax.check(spec, CALLER, list)
     with pytest.raises(InvalidRequest, match="callback_url"):
         strict.check(spec, CALLER, list)
+
+
+def test_a_script_of_earlier_is_run_again_only_if_it_is_catalogued_today(scripts: Path, tmp_path: Path) -> None:
+    """Its file may be where it was: the catalogue is another now, or the script was taken out of it."""
+    moved = tmp_path / "moved"
+    before, now = (
+        SpecMaker(Executor(), Output(), Policy(), ANY_PROGRAM, Catalogue(path), RECEIVERS) for path in (scripts, moved)
+    )
+    single, _ = before.make(script("backup", "now"), CALLER)
+    several, _ = before.make(Submission((StepAsked(StepKind.ARGV, ("true",)), *script("backup").steps)), CALLER)
+
+    assert before.check(single, CALLER, list) == single
+    for spec, pointer in ((single, "#/script"), (several, "#/steps/1/script")):
+        with pytest.raises(InvalidRequest) as refusal:
+            now.check(spec, CALLER, list)
+        assert [problem.pointer for problem in refusal.value.problems] == [pointer]
+    (scripts / "backup").unlink()
+    with pytest.raises(InvalidRequest, match="there is no script 'backup'"):
+        before.check(single, CALLER, list)

@@ -51,9 +51,9 @@ def test_a_traceback_follows_its_line_of_text() -> None:
 
 def test_a_message_is_on_one_line_whatever_is_in_it() -> None:
     """What a client or a job has written must neither look like a record of ours nor steer a terminal."""
-    line = TextFormatter().format(make_record("no %s", "a\nb\r\tc\0d\x1b[31m\x7f\x85\x9b\u2028Grüße \\ ✓"))
+    line = TextFormatter().format(make_record("no %s", "a\nb\r\tc\0d\x1b[31m\x7f\x85\x9b\u2028\u202eGrüße \\ ✓"))
 
-    assert line.endswith(r" no a\nb\r\tc\x00d\x1b[31m\x7f\x85\x9b\u2028Grüße \ ✓")
+    assert line.endswith(r" no a\nb\r\tc\x00d\x1b[31m\x7f\x85\x9b\u2028\u202eGrüße \ ✓")
     assert len(line.splitlines()) == 1
 
 
@@ -126,6 +126,10 @@ def test_fields_are_members_in_json() -> None:
         "GET /v1/jobs/17/events?signature=WyIwMTkyZjBjNC01.x_y-z",
         "authorization: Bearer 0123456789abcdefghijkl",
         "Basic OmpyXzAxMjM0NTY3ODlhYmNkZWZnaGlqa2xtbm9w==",
+        "Authorization:Bearer\t0123456789abcdefghijkl",
+        "Authorization: token ghp_0123456789abcdef",
+        "Authorization: rtot a-secret-of-clients",
+        "proxy-authorization: 0123456789abcdef",
     ],
 )
 @pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()], ids=["text", "json"])
@@ -137,6 +141,15 @@ def test_what_lets_its_readers_in_is_hidden_wherever_it_stands(formatter: loggin
     ):
         assert "***" in line
         assert text[-16:] not in line
+
+
+def test_a_credential_is_hidden_however_short_and_what_follows_is_not() -> None:
+    """Else who submits could keep the rest of a command line out of the log."""
+    line = TextFormatter().format(
+        make_record("", fields={"argv": ["sh", "-c", "curl -H 'Authorization: Basic dTpw' u; rm x", "authorization="]})
+    )
+
+    assert line.endswith("""argv=["sh","-c","curl -H 'Authorization: Basic ***' u; rm x","authorization="]""")
 
 
 def write_log(style: str, level: str = "info") -> list[str]:

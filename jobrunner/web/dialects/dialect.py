@@ -18,6 +18,7 @@ from werkzeug.exceptions import HTTPException
 from jobrunner.config_dialects import DialectSettings
 from jobrunner.domain import errors
 from jobrunner.domain.access import Caller
+from jobrunner.domain.callback import ID_HEADER
 from jobrunner.service.faces import FaceService
 from jobrunner.web.auditing import note_refusal
 from jobrunner.web.errors import status_of, understand_os_error
@@ -170,6 +171,10 @@ def _authentication(dialect: Dialect, settings: DialectSettings) -> Callable[[bo
     if settings.auth == "none":
         if not settings.takes_from(client_address(request)):
             raise errors.Unauthenticated("who asks without a token must do so from a network in allow_from")
+        # Ours come from here, to wherever any token's bearer has us send them, with what a job has written: as one of
+        # the clients that are let in they would be a way around the token.
+        if ID_HEADER in request.headers:
+            raise errors.Unauthenticated("a callback needs a token here, as if it came from elsewhere")
         return lambda _: _stand_in(dialect, settings)
     if dialect.authenticate is not None:
         authenticate = dialect.authenticate

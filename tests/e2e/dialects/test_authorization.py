@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from flask import Response
 from werkzeug.test import Client, TestResponse
 
 from jobrunner.app import make_dialect
+from jobrunner.callbacks.signing import webhook_headers
 from jobrunner.config_values import Secret
 from jobrunner.domain.access import Grant, Scope
 from jobrunner.domain.job import Job
@@ -156,6 +158,23 @@ def test_who_needs_no_token_comes_from_a_network_that_is_named(house: House, nam
     app = make_dialect_app(saying_why(name), here_of(house, name, auth="none", run_as="nobody"))
     answer = Client(app).open(route.path, method=route.method, environ_base={"REMOTE_ADDR": "127.0.0.1"})
     assert answer.text == Why.UNAUTHORIZED
+
+
+@pytest.mark.parametrize("endpoint", sorted(ROUTES), ids=" ".join)
+def test_a_callback_is_nobody_who_needs_no_token(house: House, endpoint: tuple[str, str]) -> None:
+    """Whoever may name its URL could else have the service itself submit, from loopback, what a job has written."""
+    name, route = endpoint[0].partition(".")[0], ROUTES[endpoint]
+    make_token(house, "old clients", "admin")
+    app = make_dialect_app(saying_why(name), here_of(house, name, auth="none", run_as="old clients"))
+    response = Client(app).open(
+        route.path,
+        method=route.method,
+        data=route.body,
+        headers=webhook_headers((), "an id", datetime.now(UTC), b""),
+        environ_base={"REMOTE_ADDR": "127.0.0.1"},
+    )
+
+    assert response.text == Why.UNAUTHORIZED
 
 
 @pytest.mark.parametrize("endpoint", sorted(key for key, route in ROUTES.items() if "{id}" in route.path), ids=" ".join)
