@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -272,8 +272,8 @@ class House:
         Raises:
             ConfigError: there are no control groups where the settings say, or jobs can't be confined as they say.
         """
-        from jobrunner.executor.bubblewrap import find_bubblewrap
         from jobrunner.executor.cgroup import ControlGroups
+        from jobrunner.executor.confine import add_sandbox
         from jobrunner.executor.pool import Executor
         from jobrunner.executor.tree import Orphans
 
@@ -283,7 +283,6 @@ class House:
         except OSError as error:
             raise ConfigError([f"[executor] cgroup = {settings.cgroup}: {error.strerror}: {error.filename}"]) from error
         self.confinement.try_out(str(self.data_dir / "jobs"))
-        confinement = replace(self.confinement, bubblewrap=find_bubblewrap(self.config, self.confinement))
         return Executor(
             f"{os.getpid()}-{secrets.token_hex(8)}",
             self.database,
@@ -297,7 +296,7 @@ class House:
             orphans=Orphans() if owns_process else None,
             ends=EndsFile(self.data_dir / "run" / "ends"),
             groups=groups,
-            confinement=confinement,
+            confinement=add_sandbox(self.config, self.confinement),
             drain=self.drain,
             masks=self.masks,
             now=utc_now,

@@ -8,7 +8,7 @@ from jobrunner.cli.common import json_option, print_json, read_config
 from jobrunner.config import SECTIONS
 from jobrunner.config_values import render_value
 from jobrunner.domain.errors import ConfigError
-from jobrunner.executor.bubblewrap import check_confinement
+from jobrunner.executor.confine import check_confinement
 
 
 @click.group()

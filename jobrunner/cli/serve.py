@@ -41,7 +41,7 @@ def _read_what_works(ctx: click.Context) -> Config:
     config = read_config(ctx)
     if config.policy.confines:
         # Here, because the supervisor has no other use for what it needs.
-        from jobrunner.executor.bubblewrap import check_confinement
+        from jobrunner.executor.confine import check_confinement
 
         check_confinement(config)
     return config

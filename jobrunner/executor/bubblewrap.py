@@ -4,14 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jobrunner.config import Config
 from jobrunner.domain.errors import ConfigError
 from jobrunner.executor import inside
-from jobrunner.executor.confine import Confinement, find_confinement
 
 _PRIVATE = ("/tmp", "/var/tmp", "/run")  # noqa: S108 each sandbox has its own
 """Directories that each job has for itself, empty at first. Through the sockets in /run much can be had."""
@@ -73,8 +73,12 @@ class Bubblewrap:
             words.append("--unshare-net")
         return [*words, "--", self.python, "-I", "-S", "-c", *program]
 
-    def try_out(self, confinement: Confinement) -> str | None:
-        """Make a sandbox and do nothing in it; return what is wrong."""
+    def try_out(self, like_a_job: Mapping[str, Any]) -> str | None:
+        """Make a sandbox and do nothing in it; return what is wrong.
+
+        Args:
+            like_a_job: of `Confinement.popen_arguments`.
+        """
         try:
             done = subprocess.run(
                 self._command_line([], [_TRIAL]),
@@ -84,7 +88,7 @@ class Bubblewrap:
                 text=True,
                 errors="replace",
                 check=False,
-                **confinement.popen_arguments("/", None),
+                **like_a_job,
             )
         except (OSError, subprocess.SubprocessError) as error:
             return str(error)
@@ -96,8 +100,13 @@ class Bubblewrap:
 _INSIDE = Path(inside.__file__).read_text(encoding="utf-8")
 
 
-def find_bubblewrap(config: Config, confinement: Confinement) -> Bubblewrap | None:
+def find_bubblewrap(config: Config, like_a_job: Mapping[str, Any], *, as_root: bool) -> Bubblewrap | None:
     """Return how jobs get sandboxes by these settings; None: they get none.
+
+    Args:
+        config: the settings.
+        like_a_job: of `Confinement.popen_arguments`.
+        as_root: whether jobs are root's.
 
     Raises:
         ConfigError: bubblewrap is not here, or does not work here.
@@ -105,7 +114,7 @@ def find_bubblewrap(config: Config, confinement: Confinement) -> Bubblewrap | No
     if config.policy.sandbox == "none":
         return None
     where = "[policy] sandbox = bwrap"
-    if confinement.runs_as_root:
+    if as_root:
         # It owns much of /proc, core_pattern for one: there it needs no capability.
         raise ConfigError([f"{where}: root gets out of it; set run_as, or run the service as another user"])
     program = shutil.which("bwrap")
@@ -123,17 +132,8 @@ def find_bubblewrap(config: Config, confinement: Confinement) -> Bubblewrap | No
             (os.path.realpath(settings),) if settings and Path(settings).is_file() else (),
             network=config.policy.sandbox_network,
         )
-        refusal = found.try_out(confinement)
+        refusal = found.try_out(like_a_job)
         if refusal is None:
             return found
         reason = reason or refusal
     raise ConfigError([f"{where}: no sandbox can be made here: {reason}"])
-
-
-def check_confinement(config: Config) -> None:
-    """See whether jobs can be started here as the settings say.
-
-    Raises:
-        ConfigError: with what is in the way.
-    """
-    find_bubblewrap(config, find_confinement(config.policy))

@@ -5,11 +5,11 @@ import os
 import resource
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jobrunner.config import Policy
+from jobrunner.config import Config, Policy
 from jobrunner.domain.errors import ConfigError
 from jobrunner.users import User, find_user
 
@@ -111,6 +111,27 @@ def find_confinement(policy: Policy) -> Confinement:
     if problems:
         raise ConfigError(problems)
     return confinement
+
+
+def add_sandbox(config: Config, confinement: Confinement) -> Confinement:
+    """Add the sandboxes of jobs, where these settings want some.
+
+    Raises:
+        ConfigError: none can be made here.
+    """
+    from jobrunner.executor.bubblewrap import find_bubblewrap
+
+    found = find_bubblewrap(config, confinement.popen_arguments("/", None), as_root=confinement.runs_as_root)
+    return replace(confinement, bubblewrap=found)
+
+
+def check_confinement(config: Config) -> None:
+    """See whether jobs can be started here as the settings say.
+
+    Raises:
+        ConfigError: with what is in the way.
+    """
+    add_sandbox(config, find_confinement(config.policy))
 
 
 def _find_user(policy: Policy, problems: list[str]) -> User | None:

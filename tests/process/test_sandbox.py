@@ -16,7 +16,7 @@ from jobrunner.domain.job import ErrorCode, Job
 from jobrunner.domain.states import JobState
 from jobrunner.domain.step import StepKind
 from jobrunner.executor import inside
-from jobrunner.executor.bubblewrap import check_confinement
+from jobrunner.executor.confine import check_confinement
 from jobrunner.executor.sandbox import without_reaper
 from jobrunner.executor.tree import list_members
 from jobrunner.house import House
