@@ -61,7 +61,7 @@ def create(
     for warning in filter(None, map(pattern_warning, commands)):
         click.echo(f"jobrunner: --commands {warning}", err=True)
     if as_json:
-        print_json({"name": name, "token": secret, **_render_grant(grant)})
+        print_json({"name": name, "token": secret, **grant.describe()})
     else:
         click.echo(secret)
 
@@ -100,19 +100,10 @@ def _open_audited(ctx: click.Context) -> "House":
 def _render(entry: Token) -> dict[str, object]:
     return {
         "name": entry.name,
-        **_render_grant(entry.grant),
+        **entry.grant.describe(),
         "created_at": render_time(entry.created_at),
         "expires_at": render_time(entry.expires_at),
         "last_used_at": render_time(entry.last_used_at),
-    }
-
-
-def _render_grant(grant: Grant) -> dict[str, object]:
-    return {
-        "scopes": sorted(grant.scopes),
-        "all_jobs": grant.sees_all,
-        "scripts": list(grant.scripts),
-        "commands": list(grant.commands),
     }
 
 

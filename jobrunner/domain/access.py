@@ -70,6 +70,15 @@ class Grant:
         """Whether the jobs of others are shown and touched as well."""
         return self.all_jobs or Scope.ADMIN in self.scopes
 
+    def describe(self) -> dict[str, object]:
+        """Say what it allows, by the names that lists of tokens and the audit have for it."""
+        return {
+            "scopes": sorted(self.scopes),
+            "all_jobs": self.sees_all,
+            "scripts": list(self.scripts),
+            "commands": list(self.commands),
+        }
+
 
 ADMINISTRATOR = Grant(frozenset({Scope.ADMIN}))
 

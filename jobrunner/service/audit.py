@@ -57,12 +57,7 @@ class Audit:
         """Note that a token was made or revoked; ``grant`` is what it allows."""
         about: dict[str, object] = {"token": name}
         if grant is not None:
-            about |= {
-                "scopes": sorted(grant.scopes),
-                "all_jobs": grant.sees_all,
-                "scripts": list(grant.scripts),
-                "commands": list(grant.commands),
-            }
+            about |= grant.describe()
         _write(logging.INFO, action, "accepted", by, about | more)
 
     def refusal(self, caller: Caller, *, status: int, rule: str | None, detail: str, job: str | None) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -246,6 +246,17 @@ def started(house: House, job: Job, name: str = "ready") -> str:
     path = scratch(house, job) / name
     assert eventually(lambda: path.exists() and path.read_text().endswith("\n")), f"job {job.number} is not ready"
     return path.read_text().strip()
+
+
+def orphan(house: House, job: Job, executor: AbstractContextManager[ExecutorProcess], *, forget: bool) -> int:
+    """Have a job lose its executor once it is ``ready``; return its pid, of which ``forget`` leaves no record."""
+    with executor as first:
+        started(house, job)
+        pid = pid_of(house, job)
+        first.crash()
+    if forget:
+        process_file(house, job).unlink()
+    return pid
 
 
 def job_processes(directory: Path) -> list[int]:

@@ -22,7 +22,7 @@ from jobrunner.service.jobs import CancelAsked
 from jobrunner.service.submission import StepAsked, Submission
 from tests.factories import CALLER, argv, is_dead, make_job, running_executor, shell
 from tests.process.conftest import NewHouse
-from tests.process.running import ExecutorProcess, pid_of, process_file, run, scratch, started, stdout, wait
+from tests.process.running import ExecutorProcess, orphan, pid_of, run, scratch, started, stdout, wait
 from tests.service import eventually
 
 NOBODY = pwd.getpwnam("nobody")
@@ -261,12 +261,7 @@ def test_what_the_user_s_job_leaves_behind_is_ended(house: House) -> None:
 @pytest.mark.parametrize("forget", [False, True], ids=["by its record", "by its cookie"])
 def test_an_executor_that_takes_over_learns_how_the_user_s_job_ends(house: House, forget: bool) -> None:
     job = make_job(house, shell("echo > ready; while [ ! -e go ]; do sleep 0.05; done; exit 17"))
-    with executor_of_nobodys(house) as first:
-        started(house, job)
-        pid = pid_of(house, job)
-        first.crash()
-    if forget:
-        process_file(house, job).unlink()
+    pid = orphan(house, job, executor_of_nobodys(house), forget=forget)
     with running_executor(house):
         assert pid_of(house, job) == pid
         (scratch(house, job) / "go").touch()

@@ -28,8 +28,8 @@ from tests.process.conftest import NewHouse
 from tests.process.running import (
     ExecutorProcess,
     is_alive,
+    orphan,
     pid_of,
-    process_file,
     run,
     scratch,
     started,
@@ -319,12 +319,7 @@ def test_an_executor_that_takes_over_learns_the_exact_end(
     house: House, text: str, status: ExitStatus, forget: bool
 ) -> None:
     job = make_job(house, shell(GATED + text))
-    with executor_of(house) as first:
-        started(house, job)
-        pid = pid_of(house, job)
-        first.crash()
-    if forget:
-        process_file(house, job).unlink()
+    pid = orphan(house, job, executor_of(house), forget=forget)
     with running_executor(house):
         assert pid_of(house, job) == pid
         assert is_alive(pid)
