@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from jobrunner.config_loading import load_config
+from jobrunner.gunicorn_connection import MOST_TAKERS, ClientSocket
 from jobrunner.gunicorn_worker import MOST_READERS, PatientWorker
 from jobrunner.log import logging_config
 from jobrunner.memory import settle
@@ -22,9 +23,9 @@ bind = _config.binds
 workers = _server.workers
 worker_class = "jobrunner.gunicorn_worker.PatientWorker"
 logger_class = "jobrunner.gunicorn_errors.QuietLogger"
-# Those that wait for jobs, follow them, or wait for the rest of large bodies, come
-# on top, so that they never take the place of ordinary requests.
-threads = _server.threads + _server.waiters_per_worker + _server.followers_per_worker + MOST_READERS
+# Those that wait for jobs, follow them, wait for the rest of large bodies, or for clients that
+# take files slowly, come on top, so that they never take the place of ordinary requests.
+threads = _server.threads + _server.waiters_per_worker + _server.followers_per_worker + MOST_READERS + MOST_TAKERS
 worker_connections = 1000
 keepalive = 15
 # Under a supervisor less than its patience, which is the grace period and four
@@ -81,6 +82,7 @@ def post_worker_init(worker: Any) -> None:
         parts.followers.limit_to(spare // 2)
         if isinstance(worker, PatientWorker):
             worker.readers.most = max(1, min(spare // 4, MOST_READERS))
+            ClientSocket.takers.most = max(1, min(spare // 4, MOST_TAKERS))
     worker.on_stop = parts.close
     embedded = worker.wsgi.extensions.get("jobrunner.executor")
     if embedded is not None:

@@ -4,9 +4,10 @@ import io
 import os
 import select
 import socket
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from gunicorn.http.unreader import SocketUnreader
@@ -21,10 +22,48 @@ ANSWER_RATE = 16384
 """Bytes a second of a file: so much time each of them is worth."""
 
 
+FAST_RATE = 1 << 20
+"""Bytes a second: who takes a file at this rate is not waited for so often that it matters."""
+
+MOMENT = 0.25
+"""Seconds after which it shows whether a client is fast."""
+
+MOST_TAKERS = 16
+"""Threads that may wait for clients that take a file slowly."""
+
+
+class Takers:
+    """The clients that take a file slowly: a thread waits for each. One too many, and the slowest is given up.
+
+    For any thread.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._paces: dict[ClientSocket, float] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def waiting(self, client: "ClientSocket", pace: float) -> Iterator[None]:
+        """Count a client among them, that has taken so many bytes a second, for as long as it is waited for."""
+        with self._lock:
+            self._paces[client] = pace
+            if len(self._paces) > self.most:
+                slowest = min(self._paces, key=self._paces.__getitem__)
+                with suppress(OSError):  # it has left just now
+                    slowest.shutdown(socket.SHUT_RDWR)  # whoever waits for it is woken up
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._paces[client]
+
+
 class ClientSocket(socket.socket):
     """The socket of a client that must take a file in a time that is bounded."""
 
     patience = ANSWER_SECONDS
+    takers = Takers(MOST_TAKERS)
 
     @classmethod
     def accept_from(cls, listener: socket.socket) -> "tuple[ClientSocket, Any]":
@@ -41,7 +80,7 @@ class ClientSocket(socket.socket):
 
         Raises:
             TimeoutError: the client takes them too slowly.
-            OSError: there is no client any more.
+            OSError: there is no client any more, or it was given up for others.
         """
         left = os.fstat(file.fileno()).st_size - offset if count is None else count
         began, sent = time.monotonic(), 0
@@ -50,7 +89,7 @@ class ClientSocket(socket.socket):
                 try:
                     more = os.sendfile(self.fileno(), file.fileno(), offset + sent, left - sent)
                 except BlockingIOError:
-                    self._wait_for_space(began + self.patience + sent / ANSWER_RATE)
+                    self._wait_for_space(began, sent)
                     continue
                 if not more:
                     break
@@ -60,12 +99,22 @@ class ClientSocket(socket.socket):
                 file.seek(offset + sent)
         return sent
 
-    def _wait_for_space(self, deadline: float) -> None:
-        left = min(deadline - time.monotonic(), self.patience)
+    def _wait_for_space(self, began: float, sent: int) -> None:
+        """Wait for a client that has taken so much since then: one that seems to be slow only together with others."""
+        now = time.monotonic()
+        left = min(began + self.patience + sent / ANSWER_RATE - now, self.patience)
+        if left > MOMENT and (now < began + MOMENT or sent >= FAST_RATE * (now - began)):
+            if self._poll(MOMENT):
+                return
+            left -= MOMENT
+        with self.takers.waiting(self, sent / max(now - began, MOMENT)):
+            if left <= 0 or not self._poll(left):
+                raise TimeoutError("the client takes its answer too slowly")
+
+    def _poll(self, seconds: float) -> bool:
         poller = select.poll()
         poller.register(self.fileno(), select.POLLOUT)
-        if left <= 0 or not poller.poll(left * 1000):
-            raise TimeoutError("the client takes its answer too slowly")
+        return bool(poller.poll(seconds * 1000))
 
 
 class PatientConn(TConn):  # type: ignore[misc]  # gunicorn has no types

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from jobrunner.gunicorn_connection import MOST_TAKERS
+from jobrunner.gunicorn_worker import MOST_READERS
 from tests.conftest import StartService
 from tests.e2e.test_many_connections import GENEROUS, idle_connections, slowest_look_up
 from tests.factories import children_of
@@ -234,3 +236,21 @@ def test_what_is_no_http_is_refused_at_once(service: Service, data: bytes) -> No
     with connected(service, data) as client:
         client.settimeout(8)  # less than half a head may take
         assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
+
+
+def test_clients_that_take_a_file_slowly_keep_nobody_from_being_answered(start_service: StartService) -> None:
+    """There are more of them than there are threads."""
+    few = {"workers": 1, "threads": 1, "max_followers": 1, "max_waiters": 1}
+    service = start_service({"server": few})
+    job = service.run(command="truncate -s 200M large")
+    request = head(service, method="GET", path=f"/v1/jobs/{job['id']}/files/large")
+    threads = sum(few.values()) - few["workers"] + MOST_READERS + MOST_TAKERS
+    with ExitStack() as stack:
+        clients = [stack.enter_context(closing(socket.socket())) for _ in range(2 * threads)]
+        for client in clients:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", service.port))
+            client.sendall(request)
+        assert eventually(lambda: len(select.select(clients, [], [], 0)[0]) >= threads)
+
+        assert service.get("/v1/jobs", timeout=30).status_code == 200

@@ -4,12 +4,12 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
-from jobrunner.gunicorn_connection import ClientSocket
+from jobrunner.gunicorn_connection import ClientSocket, Takers
 
 SIZE = 5_000_000
 
@@ -77,3 +77,21 @@ def test_a_client_that_takes_nothing_is_not_waited_for_for_ever(
             pair[0].sendfile(file, 0, 100_000_000)
         limiter.cancel()
         assert 0 < file.tell() < 100_000_000
+
+
+def test_of_too_many_clients_that_take_a_file_slowly_the_slowest_is_given_up() -> None:
+    takers = Takers(2)
+    with ExitStack() as stack:
+        slow, slowest, quick = ([stack.enter_context(one) for one in socket.socketpair()] for _ in range(3))
+        sockets = [stack.enter_context(ClientSocket(fileno=one.detach())) for one, _ in (slow, slowest, quick)]
+        stack.enter_context(takers.waiting(sockets[0], 20))
+        stack.enter_context(takers.waiting(sockets[1], 10))
+        slowest[1].setblocking(False)
+        with pytest.raises(BlockingIOError):
+            slowest[1].recv(1)
+        with takers.waiting(sockets[2], 30):
+            assert slowest[1].recv(1) == b""
+            for _, client in (slow, quick):
+                client.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    client.recv(1)
