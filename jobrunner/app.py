@@ -83,7 +83,7 @@ def make_dialect(house: House, name: str, settings: "DialectSettings") -> "Here"
     jobs = house.make_jobs(name, is_dialect=True)
     faces = FaceService(name, jobs, house.database, house.spool, house.access, house.audit)
     stop = ask_to_stop if PARENT in os.environ else None
-    return Here(name, settings, replace(make_services(house), jobs=jobs), faces, stop)
+    return Here(name, settings, replace(make_services(house), jobs=jobs), faces, house.config.work_dir, stop)
 
 
 def run_executor(house: House) -> bool:

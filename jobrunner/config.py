@@ -72,6 +72,7 @@ class Storage:
 
     data_dir: Path = _setting(Path("./data"), read.path, "relative to the current directory")
     scripts_dir: Path | None = _setting(None, read.path, "the catalogue; default DATA/scripts")
+    work_dir: Path | None = _setting(None, read.path, "where rexec's relative cwd begin; default data_dir")
     keep_scratch: bool = _setting(True, read.yes_no, "until the job is purged; no: only until it has ended")
     min_free_bytes: int = _setting(104857600, read.size(), "below this, nothing is accepted")
 
@@ -212,6 +213,11 @@ class Config:
     def scripts_dir(self) -> Path:
         """The script catalogue as an absolute path."""
         return (self.storage.scripts_dir or self.data_dir / "scripts").absolute()
+
+    @cached_property
+    def work_dir(self) -> Path:
+        """Where relative working directories begin that clients of a dialect name, as an absolute path."""
+        return (self.storage.work_dir or self.storage.data_dir).absolute()
 
     @property
     def bind(self) -> str:

@@ -61,6 +61,7 @@ class HttpRunnerSettings(DialectSettings):
 DIALECTS: Mapping[str, type[DialectSettings]] = {
     "go-jobrunner": DialectSettings,
     "http-runner": HttpRunnerSettings,
+    "rexec": DialectSettings,
     "rtot": RtotSettings,
 }
 """By name, which is also the first segment of the path and the `api` of jobs."""

@@ -26,11 +26,17 @@ class Admission:
         self._drain = drain
         self._max_queued = max_queued
 
-    def check(self, connection: Connection, spec: JobSpec, caller: Caller) -> None:
+    def check(self, connection: Connection, spec: JobSpec, caller: Caller, api: str | None = None) -> None:
         """Decide in the very transaction that is to store the job.
 
         An executor that looks for the last job of a drain holds the writers'
         lock as well: it sees either the job, or this sees the drain.
+
+        Args:
+            connection: that of the transaction.
+            spec: of the job.
+            caller: who asks.
+            api: among whose jobs a name is exclusive; None: all.
 
         Raises:
             StorageFull, Draining, QueueFull: nothing is taken at the moment.
@@ -39,8 +45,10 @@ class Admission:
         self._check_space()
         if self._drain.is_on:
             raise Draining
-        if spec.exclusive and spec.name is not None and (other := store.find_active_name(connection, spec.name)):
-            raise NameInUse(spec.name, other.id if caller.sees(other.owner) else None)
+        if spec.exclusive and spec.name is not None:
+            other = store.find_active_name(connection, spec.name, api)
+            if other is not None:
+                raise NameInUse(spec.name, other.id if caller.sees(other.owner) else None)
         if store.has_queued(connection, at_least=self._max_queued):
             raise QueueFull(self._max_queued)
 

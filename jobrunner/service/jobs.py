@@ -2,7 +2,8 @@
 
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -105,7 +106,13 @@ class JobService:
         return self._specs.longest
 
     def submit(
-        self, asked: Submission, caller: Caller, *, wait: float = 0, key: IdempotencyKey | None = None
+        self,
+        asked: Submission,
+        caller: Caller,
+        *,
+        wait: float = 0,
+        key: IdempotencyKey | None = None,
+        job_id: str | None = None,
     ) -> Accepted:
         """Queue a job; it is durable when this returns.
 
@@ -114,6 +121,7 @@ class JobService:
             caller: who asks; the job will be theirs.
             wait: seconds to wait for its end.
             key: a repeat with the same key starts nothing, and is answered with the job of the first.
+            job_id: of `make_id`, when somebody listens to the job already; None: a new one.
 
         Raises:
             InvalidRequest: with everything that is wrong.
@@ -124,7 +132,11 @@ class JobService:
         """
         self._require(caller, asked, [step.script for step in asked.steps])
         spec, inputs = self._specs.make(asked, caller)
-        return self._add("submit", spec, inputs, caller, wait, key)
+        return self._add("submit", spec, inputs, caller, wait, key, job_id)
+
+    def make_id(self) -> str:
+        """Make the id of a job that is to be submitted now."""
+        return make_job_id(int(self._now().timestamp() * 1000))
 
     def rerun(
         self, reference: str | FaceNumber, caller: Caller, *, wait: float = 0, key: IdempotencyKey | None = None
@@ -169,7 +181,7 @@ class JobService:
         self._require(caller, asked, [step.script for step in asked.steps])
         spec, _ = self._specs.make(asked, caller)
         with self._database.read() as connection:
-            self._admission.check(connection, spec, caller)
+            self._admission.check(connection, spec, caller, self._own_api)
         return Plan(spec, self._specs.limits(), tuple(self._specs.rule(step, caller) for step in spec.steps))
 
     def _require(self, caller: Caller, asked: Submission | JobSpec, scripts: Sequence[str | None]) -> None:
@@ -178,17 +190,25 @@ class JobService:
             self._access.require(caller, Scope.EXEC)  # what is wrong with that is for who may submit anything
         steps: Sequence[Step | StepAsked] = asked.steps
         for step, script in zip(steps, scripts, strict=True):
-            surroundings = any((asked.env, asked.cwd is not None, step.env, step.cwd is not None))
+            is_placed = asked.cwd is not None and not (isinstance(asked, Submission) and asked.is_cwd_ours)
+            surroundings = any((asked.env, is_placed, step.env, step.cwd is not None))
             self._access.require_submission(caller, script, changes_surroundings=surroundings)
         if asked.callback_url is not None:
             self._access.require(caller, Scope.READ)  # a callback has the job's output
 
     def _add(
-        self, action: str, spec: JobSpec, inputs: list[Input], caller: Caller, wait: float, key: IdempotencyKey | None
+        self,
+        action: str,
+        spec: JobSpec,
+        inputs: list[Input],
+        caller: Caller,
+        wait: float,
+        key: IdempotencyKey | None,
+        job_id: str | None = None,
     ) -> Accepted:
         now = self._now()
         new = NewJob(
-            id=make_job_id(int(now.timestamp() * 1000)),
+            id=job_id or self.make_id(),
             owner=caller.name,
             api=self._api,
             created_at=now,
@@ -214,7 +234,7 @@ class JobService:
                 number = self._admission.find_repeated(connection, caller.name, key)
                 if number is not None:
                     return Accepted(self._job_for(connection, str(number), caller, Scope.RUN), is_repeat=True)
-            self._admission.check(connection, new.spec, caller)
+            self._admission.check(connection, new.spec, caller, self._own_api)
             job = store.add_job(connection, new, inputs)
             if key is not None:
                 self._admission.remember(connection, caller.name, key, job.number)
@@ -228,7 +248,12 @@ class JobService:
         return accepted
 
     def _job_for(self, connection: Connection, reference: str | FaceNumber, caller: Caller, scope: Scope) -> Job:
-        return self._access.job_for(connection, reference, caller, scope, api=self._api if self._is_dialect else None)
+        return self._access.job_for(connection, reference, caller, scope, api=self._own_api)
+
+    @property
+    def _own_api(self) -> str | None:
+        """The face to whose jobs everything here is limited; None: to none."""
+        return self._api if self._is_dialect else None
 
     def get(self, reference: str | FaceNumber, caller: Caller, scope: Scope = Scope.READ) -> Job:
         """Look a job up, to do something with it that needs this scope.
@@ -287,11 +312,31 @@ class JobService:
             grace=self._specs.checked_grace(asked.grace),
         )
 
+        return self._cancel(
+            lambda connection: self._job_for(connection, reference, caller, Scope.CANCEL), request, caller
+        )
+
+    def abandon(self, job: Job, caller: Caller) -> None:
+        """Kill a job that was submitted to run as long as its client listens, who has gone.
+
+        Needs no scope: to go is how they ask for it. Harmless when it has ended or was deleted.
+        """
+
+        def find(connection: Connection) -> Job:
+            found = store.find_job(connection, job.id)
+            if found is None:
+                raise JobNotFound
+            return found
+
+        with suppress(JobNotFound):
+            self._cancel(find, CancelRequest(caller.name, self._now(), signal.SIGKILL, grace=0), caller)
+
+    def _cancel(self, find: Callable[[Connection], Job], request: CancelRequest, caller: Caller) -> Job:
         def write(connection: Connection) -> Job:
-            job = self._job_for(connection, reference, caller, Scope.CANCEL)
+            job = find(connection)
             if not store.cancel_queued(connection, job.number, request):
                 store.cancel_running(connection, job.number, request)
-            return self._job_for(connection, job.id, caller, Scope.CANCEL)
+            return find(connection)
 
         job = self._database.insist(write, durable=True)
         # Only once the request is committed: the process may die at once, and

@@ -128,6 +128,33 @@ class OutputService:
         """
         return self._followers.listen(job.id, caller)
 
+    def until_begun(self, job: Job, listener: Listener) -> Job:
+        """Wait until the process of a job was made, or none will be; return the job as it was seen last.
+
+        Raises:
+            Interrupted: the process stops, the client has gone, or the job was deleted.
+            Unauthenticated: the token that the seat was taken with was revoked, or has expired.
+        """
+        pause, looked_at = _SHORTEST, float("-inf")
+        while not self._spool.has_process(job.id):
+            if time.monotonic() - looked_at >= _LOOK:
+                job, looked_at = self._reload(job), time.monotonic()
+                if job.state.is_ended:
+                    break
+            if listener.pause(pause):
+                looked_at = float("-inf")
+            pause = min(pause * _GROWTH, _LONGEST)
+            if listener.is_over:
+                raise Interrupted("the service stops, or the client has gone")
+        return job
+
+    def _reload(self, job: Job) -> Job:
+        with self._database.read() as connection:
+            found = store.find_job(connection, job.number)
+        if found is None:
+            raise Interrupted("the job was deleted")
+        return found
+
     def follow(self, job: Job, offsets: Mapping[Stream, int], listener: Listener) -> Iterator[Happening]:
         """Tell what a job writes as it comes, and its states, until it has ended and all was told.
 

@@ -62,6 +62,7 @@ class Submission:
         is_sequence: they were written as an array; else there is one, and its members are the job's.
         env, cwd: of all steps.
         bare_env, make_cwd: as `JobSpec` has them.
+        is_cwd_ours: it is not the client who has chosen `cwd`.
         timeout, grace: seconds; None takes the configuration's.
     """
 
@@ -71,6 +72,7 @@ class Submission:
     bare_env: bool = False
     cwd: str | None = None
     make_cwd: bool = False
+    is_cwd_ours: bool = False
     stdin: bytes = b""
     files: Mapping[str, bytes] = field(default_factory=dict)
     merge_stderr: bool = False

@@ -165,6 +165,10 @@ class Spool:
                 return True  # something else is in its place, which only a job can have put there
             raise
 
+    def has_process(self, job_id: str) -> bool:
+        """Tell whether a process was made for this job, though on a full disk it is not written down which."""
+        return os.path.lexists(f"{self.path(job_id)}/process.json")
+
     def record_process(self, job_id: str, record: ProcessRecord) -> None:
         """Write down who the process is, for an executor that takes over."""
         with enter(self.path(job_id)) as directory:

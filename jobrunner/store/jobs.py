@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, update
 
 from jobrunner.domain.job import CancelRequest, Job, NewJob
 from jobrunner.domain.spec import Input, InputKind
@@ -183,6 +183,7 @@ def has_queued(connection: Connection, *, at_least: int = 1) -> bool:
 _ACTIVE_NAME = (
     select(JobRow.id, JobRow.owner)
     .where(JobRow.name == bindparam("name"), JobRow.name.is_not(None), JobRow.finished_at.is_(None))
+    .where(or_(bindparam("api").is_(None), JobRow.api == bindparam("api")))
     .order_by(JobRow.number)
     .limit(1)
 )
@@ -195,9 +196,9 @@ class Named(NamedTuple):
     owner: str
 
 
-def find_active_name(connection: Connection, name: str) -> Named | None:
-    """Return the first job of this name that has not ended."""
-    row = connection.execute(_ACTIVE_NAME, {"name": name}).one_or_none()
+def find_active_name(connection: Connection, name: str, api: str | None = None) -> Named | None:
+    """Return the first job of this name that has not ended; with ``api`` of those that came through this face."""
+    row = connection.execute(_ACTIVE_NAME, {"name": name, "api": api}).one_or_none()
     return Named(*row) if row is not None else None
 
 

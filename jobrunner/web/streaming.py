@@ -24,21 +24,38 @@ def send_stream(job: Job, make_body: Callable[[Listener], Iterator[bytes]], cont
     Raises:
         TooBusy: too many follow already, or this server has no thread to spare.
     """
-    response = Response(content_type=content_type)
-    response.headers["X-Accel-Buffering"] = "no"  # nginx would keep it until it has a page full
     if request.method == "HEAD":
-        response.response = iter(())  # of a list Werkzeug would tell the length, which no stream has
-        return response
-    if not request.environ.get("wsgi.multithread"):
-        raise TooBusy("this server answers one request at a time; start it with threads to follow output")
+        return _stream(iter(()), content_type)  # of a list Werkzeug would tell the length, which no stream has
+    require_threads()
     seat = ExitStack()
     try:
         listener = seat.enter_context(services().output.following(job, caller()))
-        response.response = finish(_after_the_head(make_body(listener)))
+        return stream_with(seat, make_body(listener), content_type)
     except BaseException:
         seat.close()
         raise
+
+
+def require_threads() -> None:
+    """Let those pass whose request does not keep this server from answering others.
+
+    Raises:
+        TooBusy: it would.
+    """
+    if not request.environ.get("wsgi.multithread"):
+        raise TooBusy("this server answers one request at a time; start it with threads to follow output")
+
+
+def stream_with(seat: ExitStack, body: Iterator[bytes], content_type: str) -> Response:
+    """Answer with a body as it comes, the head at once; ``seat`` is closed with the answer's end."""
+    response = _stream(finish(_after_the_head(body)), content_type)
     response.call_on_close(seat.close)
+    return response
+
+
+def _stream(body: Iterator[bytes], content_type: str) -> Response:
+    response = Response(body, content_type=content_type)
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would keep it until it has a page full
     return response
 
 

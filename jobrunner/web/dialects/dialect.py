@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum, auto
+from pathlib import Path
 from typing import TypeVar, cast
 
 from flask import Blueprint, Flask, Response, current_app, g, request
@@ -108,6 +109,7 @@ class Here:
     """What the application of a dialect works with besides `services()`; its `jobs` are those of the dialect.
 
     Attributes:
+        work_dir: where relative paths of clients begin.
         stop: ends the service, with exit code 1; None: there is nobody to do that.
         began_at: when it was made, by the monotonic clock.
     """
@@ -116,6 +118,7 @@ class Here:
     settings: DialectSettings
     services: Services
     faces: FaceService
+    work_dir: Path
     stop: Callable[[], None] | None = None
     began_at: float = field(default_factory=time.monotonic)
 

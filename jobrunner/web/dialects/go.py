@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from jobrunner.domain.exitstatus import ExitStatus
-from jobrunner.domain.job import ErrorCode, Job, JobError
-from jobrunner.web.dialects.starting import find_errno
+from jobrunner.domain.job import Job, JobError
+from jobrunner.web.dialects.starting import STARTED, find_errno
 from jobrunner.web.dialects.unicode import to_unicode
 
 ZERO_TIME = datetime(1, 1, 1)  # noqa: DTZ001 it is only ever written
@@ -188,9 +188,6 @@ def start_text(error: JobError, path: str) -> str:
     return f"fork/exec {path}: {words[:1].lower()}{words[1:]}"
 
 
-_STARTED = {ErrorCode.WORKER_LOST, ErrorCode.HOST_REBOOTED, ErrorCode.OUTPUT_LIMIT}
-
-
 def end_text(job: Job, path: str) -> str:
     """Say what became of a job that has ended; empty: its process has ended with 0.
 
@@ -200,7 +197,7 @@ def end_text(job: Job, path: str) -> str:
     """
     if job.status is not None:
         return exit_text(job.status)
-    if job.error is not None and job.error.code not in _STARTED:
+    if job.error is not None and job.error.code not in STARTED:
         return start_text(job.error, path)
     # It was canceled before it began; or nobody knows, as when another has reaped the process.
     return "signal: killed" if job.cancel is not None else "wait: no child processes"

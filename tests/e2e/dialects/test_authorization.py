@@ -25,6 +25,7 @@ from tests.factories import CALLER, argv
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "go-jobrunner": {},
     "http-runner": {},
+    "rexec": {},
     "rtot": {"secret": Secret("s"), "allow_shutdown": True},
 }
 """What each dialect needs besides being enabled."""
@@ -38,7 +39,7 @@ class Route:
 
     Attributes:
         path: with ``{id}`` for what the dialect calls a job.
-        scopes: of which one is needed.
+        scopes: of which one is needed; empty: one alone is not enough, unless it is `admin`.
         tells_none: what it answers about a job that is not there is not a refusal.
         none_status: of that answer.
     """
@@ -65,6 +66,7 @@ ROUTES: Mapping[tuple[str, str], Route] = {
     ("go-jobrunner.clean", "POST"): Route("POST", "/{id}/clean", frozenset({"cancel"})),
     ("http-runner.submit", "POST"): Route("POST", "/", frozenset({"exec"}), '{"command": "true", "args": ""}'),
     ("http-runner.get", "GET"): Route("GET", "/{id}", frozenset({"read"})),
+    ("rexec.run", "POST"): Route("POST", "/process", frozenset(), '{"alias": "a", "cmd": "true"}'),
     ("rtot.root", "GET"): Route("GET", "/", ANYONE),
     ("rtot.create", "POST"): Route("POST", "/jobs", frozenset({"exec"}), "true"),
     ("rtot.list_jobs", "GET"): Route("GET", "/jobs", frozenset({"read"})),
@@ -79,6 +81,7 @@ NEEDING_NOTHING = {("rtot.ping", "GET")}
 IDS: Mapping[str, Callable[[Job], object]] = {
     "go-jobrunner": lambda job: job.id,
     "http-runner": lambda job: render_id(job.id),
+    "rexec": lambda job: job.id,
     "rtot": lambda job: job.face_number,
 }
 
