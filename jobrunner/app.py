@@ -77,13 +77,24 @@ def make_services(house: House) -> "Services":
 
 def make_dialect(house: House, name: str, settings: "DialectSettings") -> "Here":
     """Return what a dialect works with."""
+    from jobrunner.config_dialects import QmdSettings
     from jobrunner.service.faces import FaceService
     from jobrunner.web.dialects.dialect import Here
 
-    jobs = house.make_jobs(name, is_dialect=True)
+    scripts_dir = settings.scripts_dir if isinstance(settings, QmdSettings) else None
+    jobs = house.make_jobs(name, is_dialect=True, scripts_dir=scripts_dir)
     faces = FaceService(name, jobs, house.database, house.spool, house.access, house.audit)
     stop = ask_to_stop if PARENT in os.environ else None
-    return Here(name, settings, replace(make_services(house), jobs=jobs), faces, house.config.work_dir, stop)
+    return Here(
+        name,
+        settings,
+        replace(make_services(house), jobs=jobs),
+        faces,
+        house.data_dir,
+        lambda: house.drain.is_on,
+        house.config.work_dir,
+        stop,
+    )
 
 
 def run_executor(house: House) -> bool:

@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from jobrunner import config_values as read
 from jobrunner.config_values import Network, Secret, setting
@@ -58,9 +59,20 @@ class HttpRunnerSettings(DialectSettings):
     max_jobs: int = setting(100, read.whole(1), "the newest jobs, which alone are found")
 
 
+@dataclass(frozen=True)
+class QmdSettings(DialectSettings):
+    """``[dialect:qmd]``."""
+
+    scripts_dir: Path | None = setting(None, read.path, "what clients can run; default: the catalogue")
+    store_dir: Path | None = setting(None, read.path, "QMD_STORE of all scripts; default DATA/store")
+    max_exec_time: float = setting(60.0, read.seconds(0.001), "seconds that a script may run")
+    keep_temp: bool = setting(False, read.yes_no, "QMD_TMP of an ended script stays, as scratch directories do")
+
+
 DIALECTS: Mapping[str, type[DialectSettings]] = {
     "go-jobrunner": DialectSettings,
     "http-runner": HttpRunnerSettings,
+    "qmd": QmdSettings,
     "rexec": DialectSettings,
     "rtot": RtotSettings,
 }

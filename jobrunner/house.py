@@ -188,9 +188,16 @@ class House:
         """The use cases of jobs."""
         return self.make_jobs("v1")
 
-    def make_jobs(self, api: str, *, is_dialect: bool = False) -> "JobService":
-        """Make the use cases of jobs that come through this face of the service; a dialect sees no others."""
+    def make_jobs(self, api: str, *, is_dialect: bool = False, scripts_dir: Path | None = None) -> "JobService":
+        """Make the use cases of jobs that come through this face of the service; a dialect sees no others.
+
+        Args:
+            api: the face.
+            is_dialect: it is one of old clients.
+            scripts_dir: its own catalogue; None: that of all.
+        """
         from jobrunner.service.admission import Admission
+        from jobrunner.service.catalogue import Catalogue
         from jobrunner.service.commands import CommandRules
         from jobrunner.service.jobs import JobService
         from jobrunner.service.submission import SpecMaker
@@ -206,7 +213,7 @@ class House:
                 self.config.output,
                 self.config.policy,
                 CommandRules(self.config.policy.allow_commands, self.base_environment),
-                self.catalogue,
+                Catalogue(scripts_dir.absolute()) if scripts_dir is not None else self.catalogue,
                 self.config.callbacks.policy,
             ),
             Admission(self.health.check_space, self.drain, max_queued=self.config.executor.max_queued),
@@ -237,6 +244,13 @@ class House:
 
         return GcService(self.database, self.spool, utc_now)
 
+    def _make_stores(self) -> None:
+        from jobrunner.config_dialects import QmdSettings
+
+        for settings in self.config.enabled_dialects.values():
+            if isinstance(settings, QmdSettings):
+                (settings.store_dir or self.data_dir / "store").absolute().mkdir(parents=True, exist_ok=True)
+
     def prepare(self) -> None:
         """Make the data directory, bring the schema up to date, make the first token. Safe to call twice at once.
 
@@ -255,6 +269,7 @@ class House:
             let_through(self.data_dir)
             if self.config.storage.scripts_dir is None:
                 let_through(self.config.scripts_dir)
+        self._make_stores()
         self.database.path.touch(mode=0o600)  # it holds what jobs were given
         upgrade(self.database)
         # A full disk can still take what goes into pages that the file has.
@@ -333,7 +348,12 @@ class House:
 
             return render_message(job, self.output, utc_now())
 
-        return {"v1": tell_v1, "http-runner": tell_http_runner}
+        def tell_qmd(job: "Job") -> "Message":
+            from jobrunner.web.dialects.qmd_document import render_message
+
+            return render_message(job, self.output)
+
+        return {"v1": tell_v1, "qmd": tell_qmd, "http-runner": tell_http_runner}
 
 
 def open_house(config: Config | None = None) -> House:

@@ -97,6 +97,10 @@ class JobSpec:
         grace: seconds between SIGTERM and SIGKILL.
         inputs: what came with it; the content is stored beside the row.
         callback_url: who is told of its end; None: nobody.
+        paths: variables that hold paths, which start in the job's scratch directory.
+        result: the name of a file that the job may leave there, and that is kept for itself.
+        drops_scratch: the scratch directory is removed at the end, whatever ``[storage] keep_scratch`` says.
+        doom: why nothing of it is ever started: it ends with that. None: it is as any job.
     """
 
     steps: tuple[Step, ...]
@@ -113,6 +117,10 @@ class JobSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     inputs: tuple[InputInfo, ...] = ()
     callback_url: str | None = None
+    paths: Mapping[str, str] = field(default_factory=dict)
+    result: str | None = None
+    drops_scratch: bool = False
+    doom: str | None = None
 
     def cwd_of(self, step: Step) -> str | None:
         """Return where a step starts; None is the job's scratch directory."""
@@ -170,12 +178,20 @@ class JobSpec:
         for info in files:
             pointer = f"#/files/{escape_pointer(info.name)}"
             yield from unicode_problems(pointer, info.name)
-            if reason := plain_name_problem(info.name):
+            # Of a job that is never started none is written.
+            if self.doom is None and (reason := plain_name_problem(info.name)):
                 yield Problem(pointer, reason)
 
     def to_json(self) -> dict[str, Any]:
         """Return what the database keeps; `from_json` turns it back."""
+        rare = {
+            "paths": dict(self.paths),
+            "result": self.result,
+            "drops_scratch": self.drops_scratch,
+            "doom": self.doom,
+        }
         return {
+            **{member: value for member, value in rare.items() if value},
             "steps": [step.to_json() for step in self.steps],
             "timeout": self.timeout,
             "grace": self.grace,
@@ -210,6 +226,10 @@ class JobSpec:
             labels=data["labels"],
             inputs=tuple(InputInfo(InputKind(kind), name, size) for kind, name, size in data["inputs"]),
             callback_url=callback_url,
+            paths=data.get("paths", {}),
+            result=data.get("result"),
+            drops_scratch=data.get("drops_scratch", False),
+            doom=data.get("doom"),
         )
 
 

@@ -47,7 +47,7 @@ class Aftermath:
             self._hints.job_ended(run.job.id, owes_callback=run.job.spec.callback_url is not None)
         run.release()
         if ended:
-            self._clear_away(run.job.id)
+            self._clear_away(run.job)
         return following
 
     def requeue(self, job: Job) -> None:
@@ -67,10 +67,13 @@ class Aftermath:
         except OSError as error:
             logger.warning("can't close the job's directory: %s", error)
 
-    def _clear_away(self, job_id: str) -> None:
+    def _clear_away(self, job: Job) -> None:
         """Remove what an ended job does not keep. What can't be removed is left to gc."""
         try:
-            self._around.spool.clear_away(job_id)
+            if job.spec.drops_scratch:
+                self._around.spool.drop_scratch(job.id)
+            else:
+                self._around.spool.clear_away(job.id)
         except OSError as error:
             logger.warning("can't remove the job's scratch directory, gc will try again: %s", error)
 

@@ -297,7 +297,7 @@ class Executor:
             if how is Run.execute and (self._stopping or run.job.number in self._canceled):
                 raise NeverStarted  # and never will be, or not by us: that came after its claim
             end = self._execute(run, how)
-            following = self._aftermath.finish(run, end, self._may_claim) if end is not None else None
+            following = self._aftermath.finish(run, end, partial(self._may_claim, run.job)) if end is not None else None
         except NeverStarted:
             # Before it is queued: another thread may claim it at once.
             del self._runs[run.job.number]
@@ -309,9 +309,10 @@ class Executor:
         del self._runs[run.job.number]
         return following
 
-    def _may_claim(self) -> bool:
+    def _may_claim(self, ended: Job) -> bool:
         # The next job's time would run while this one's files are removed: it is claimed after that.
-        return not self._stopping and self._around.spool.keeps_scratch and self._slots.may_go_on()
+        keeps_all = self._around.spool.keeps_scratch and not ended.spec.drops_scratch
+        return not self._stopping and keeps_all and self._slots.may_go_on()
 
     def _execute(self, run: Run, how: Callable[[Run], JobEnd | None]) -> JobEnd | None:
         try:

@@ -234,7 +234,12 @@ class Run:
     ) -> JobEnd:
         # XFS gives back what it holds ready behind the end of a file when that is closed.
         self._output.close()
-        spool, job_id = self._around.spool, self.job.id
+        spool, job_id, spec = self._around.spool, self.job.id, self.job.spec
+        if spec.result is not None:
+            try:
+                spool.keep_result(job_id, spec.result)
+            except OSError as refusal:
+                logger.warning("can't keep the job's result: %s", refusal)
         return JobEnd(
             state,
             finished_at or self._finished_at(),
@@ -243,7 +248,7 @@ class Run:
             signals=tuple(self._watch.ending.signals),
             stdout_bytes=_measure(lambda: spool.size(job_id, Stream.STDOUT)),
             stderr_bytes=_measure(lambda: spool.size(job_id, Stream.STDERR)),
-            disk_bytes=_measure(lambda: spool.disk_bytes(job_id)),
+            disk_bytes=_measure(lambda: spool.disk_bytes(job_id, without_scratch=spec.drops_scratch)),
         )
 
     def _finished_at(self) -> datetime:

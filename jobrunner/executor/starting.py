@@ -55,6 +55,8 @@ class Starter:
             MayHaveRun: there was one already.
         """
         job, spec = self._job, self._job.spec
+        if spec.doom is not None:
+            raise SpawnError(JobError(ErrorCode.SPAWN_FAILED, spec.doom))
         inputs = self._around.ledger.load_inputs(job.number) if spec.inputs else ()
         has_stdin = bool(spec.input_info(InputKind.STDIN))
         with _explained():
@@ -95,6 +97,7 @@ class Starter:
                 cwd=self._cwd(step),
                 env={
                     **job.spec.environment_of(step, self._around.environment),
+                    **self._paths(),
                     COOKIE: job.id,
                     STEP_COOKIE: str(index),
                     "JOBRUNNER_JOB_NUMBER": str(job.number),
@@ -102,6 +105,10 @@ class Starter:
                 streams=streams,
                 before=enter,
             )
+
+    def _paths(self) -> dict[str, str]:
+        scratch = self._spool.scratch(self._job.id)
+        return {name: os.path.join(scratch, path) if path else scratch for name, path in self._job.spec.paths.items()}
 
     def _executable(self, step: Step, program: str) -> str | None:
         """Return the file that is executed; None: what the process's own ``PATH`` leads to."""

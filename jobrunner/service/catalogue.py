@@ -34,6 +34,11 @@ class Catalogue:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
+    @property
+    def directory(self) -> Path:
+        """Where they are."""
+        return self._directory
+
     def list(self) -> list[Script]:
         """Return all scripts by name; an absent directory has none. Hidden files are none."""
         return sorted(self._walk(self._directory, ""), key=lambda script: script.name)

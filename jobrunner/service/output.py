@@ -10,6 +10,7 @@ from typing import BinaryIO
 from jobrunner.domain.access import Caller
 from jobrunner.domain.errors import JobrunnerError
 from jobrunner.domain.job import Job
+from jobrunner.domain.spec import InputKind
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Hole, Stream
 from jobrunner.service.waiting import Listener, Waiters
@@ -20,6 +21,9 @@ from jobrunner.store.jobs import Progress
 
 PIECE = 1 << 16
 """Most bytes that are read at once."""
+
+RESULT_MAX = 64 << 20
+"""Most bytes of a result that are read."""
 
 _SHORTEST, _LONGEST, _GROWTH = 0.02, 0.08, 1.25
 """Seconds between two looks at a file: the first ones after it has grown, and when it has long been quiet."""
@@ -119,6 +123,21 @@ class OutputService:
             for happening in self.read(job, stream, 0, self.size(job, stream)):
                 found += happening.data if isinstance(happening, Written) else notice(happening.hole)
         return bytes(found)
+
+    def result(self, job: Job) -> bytes:
+        """Return what an ended job has left in the file that its specification calls its result, and not too much."""
+        with self._spool.open_result(job.id) as file:
+            return _read(file, 0, min(os.fstat(file.fileno()).st_size, RESULT_MAX))
+
+    def files(self, job: Job) -> dict[str, bytes]:
+        """Return the files that came with a job."""
+        with self._database.read() as connection:
+            found = store.load_inputs(connection, job.number)
+        return {given.name: given.content for given in found if given.kind is InputKind.FILE}
+
+    def scratch_path(self, job_id: str) -> str:
+        """Return the directory that a job starts in, if it does not say."""
+        return self._spool.scratch(job_id)
 
     def following(self, job: Job, caller: Caller) -> AbstractContextManager[Listener]:
         """Take a seat among the followers, for `follow`.

@@ -61,7 +61,7 @@ class Submission:
         steps: what to run, one after the other.
         is_sequence: they were written as an array; else there is one, and its members are the job's.
         env, cwd: of all steps.
-        bare_env, make_cwd: as `JobSpec` has them.
+        bare_env, make_cwd, paths, result, drops_scratch, doom: as `JobSpec` has them.
         is_cwd_ours: it is not the client who has chosen `cwd`.
         timeout, grace: seconds; None takes the configuration's.
     """
@@ -83,6 +83,10 @@ class Submission:
     priority: Priority = Priority.NORMAL
     labels: Mapping[str, str] = field(default_factory=dict)
     callback_url: str | None = None
+    paths: Mapping[str, str] = field(default_factory=dict)
+    result: str | None = None
+    drops_scratch: bool = False
+    doom: str | None = None
 
 
 class SpecMaker:
@@ -144,6 +148,10 @@ class SpecMaker:
             labels=asked.labels,
             inputs=tuple(InputInfo(given.kind, given.name, len(given.content)) for given in inputs),
             callback_url=asked.callback_url,
+            paths=asked.paths,
+            result=asked.result,
+            drops_scratch=asked.drops_scratch,
+            doom=asked.doom,
         )
         problems.extend(spec.problems(is_sequence=asked.is_sequence))
         if problems:
@@ -154,7 +162,12 @@ class SpecMaker:
         return tuple(
             Step(
                 kind=step.kind,
-                argv=self._argv(step, step_pointer(index, is_sequence=asked.is_sequence), problems),
+                argv=self._argv(
+                    step,
+                    step_pointer(index, is_sequence=asked.is_sequence),
+                    problems,
+                    doomed=asked.doom is not None,
+                ),
                 env=step.env,
                 cwd=step.cwd,
                 timeout=step.timeout,
@@ -163,10 +176,12 @@ class SpecMaker:
             for index, step in enumerate(asked.steps)
         )
 
-    def _argv(self, asked: StepAsked, at: str, problems: list[Problem]) -> tuple[str, ...]:
+    def _argv(self, asked: StepAsked, at: str, problems: list[Problem], *, doomed: bool) -> tuple[str, ...]:
         match asked.kind:
             case StepKind.COMMAND:
                 return (asked.shell, "-c", *asked.words)
+            case StepKind.SCRIPT if doomed:
+                return (str(self._catalogue.directory / asked.words[0]), *asked.words[1:])
             case StepKind.SCRIPT:
                 try:
                     return (str(self._catalogue.find(asked.words[0])), *asked.words[1:])

@@ -5,6 +5,7 @@
     DATA/jobs/3f/0192f0c4-…-2f6f1f0f3c3f/     made when the job starts
         stdout, stderr                        what the job wrote, byte for byte
         stdin, source, source.1 …             what came with the submission, if anything did
+        result                                what it has left in the file that its `JobSpec` calls so
         process.json                          who its process is: see `ProcessRecord`, `StepMark`
         outcome, outcome.1 …                  how a step's process in its sandbox has ended, if it has one
         scratch/                              its working directory, with the files it came with
@@ -229,9 +230,22 @@ class Spool:
         """Open a stream for reading, for the caller to close; None when there is none (yet)."""
         return find_file(self.path(job_id), stream)
 
-    def disk_bytes(self, job_id: str) -> int:
+    def keep_result(self, job_id: str, name: str) -> None:
+        """Move a file of the scratch directory to where it outlives that; if it is there, and whatever it is."""
+        with suppress(FileNotFoundError, NotADirectoryError), enter(self.path(job_id)) as directory:
+            scratch = os.open("scratch", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                os.rename(name, _RESULT, src_dir_fd=scratch, dst_dir_fd=directory)
+            finally:
+                os.close(scratch)
+
+    def open_result(self, job_id: str) -> BinaryIO:
+        """Open what `keep_result` has kept, for the caller to close; an empty file when there is none to be read."""
+        return open_file(self.path(job_id), _RESULT)
+
+    def disk_bytes(self, job_id: str, *, without_scratch: bool = False) -> int:
         """Return the disk blocks that the directory holds, in bytes, without what the job does not keep."""
-        return disk_bytes(self.path(job_id), besides=None if self.keeps_scratch else "scratch")
+        return disk_bytes(self.path(job_id), besides="scratch" if without_scratch or not self.keeps_scratch else None)
 
     def list_files(self, job_id: str) -> Listing:
         """List what is in the scratch directory of a job; nothing when there is none."""
@@ -275,8 +289,11 @@ class Spool:
 
     def clear_away(self, job_id: str) -> None:
         """Remove what an ended job does not keep, if it is there."""
-        if self.keeps_scratch:
-            return
+        if not self.keeps_scratch:
+            self.drop_scratch(job_id)
+
+    def drop_scratch(self, job_id: str) -> None:
+        """Remove the scratch directory of an ended job, if it is there."""
         try:
             with enter(self.path(job_id)) as directory:
                 os.chmod(f"/proc/self/fd/{directory}", 0o700)  # the job may have closed it
@@ -317,6 +334,9 @@ def let_through(path: str | Path) -> None:
 
 _OUTCOME_MOST = 8192
 """Bytes of an outcome that are read: the longest path, and some more."""
+
+
+_RESULT = "result"
 
 
 def _outcome_name(step: int) -> str:

@@ -109,6 +109,8 @@ class Here:
     """What the application of a dialect works with besides `services()`; its `jobs` are those of the dialect.
 
     Attributes:
+        data_dir: the data directory.
+        is_draining: tells whether nothing new is taken.
         work_dir: where relative paths of clients begin.
         stop: ends the service, with exit code 1; None: there is nobody to do that.
         began_at: when it was made, by the monotonic clock.
@@ -118,6 +120,8 @@ class Here:
     settings: DialectSettings
     services: Services
     faces: FaceService
+    data_dir: Path
+    is_draining: Callable[[], bool]
     work_dir: Path
     stop: Callable[[], None] | None = None
     began_at: float = field(default_factory=time.monotonic)

@@ -25,6 +25,7 @@ from tests.factories import CALLER, argv
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "go-jobrunner": {},
     "http-runner": {},
+    "qmd": {},
     "rexec": {},
     "rtot": {"secret": Secret("s"), "allow_shutdown": True},
 }
@@ -66,6 +67,11 @@ ROUTES: Mapping[tuple[str, str], Route] = {
     ("go-jobrunner.clean", "POST"): Route("POST", "/{id}/clean", frozenset({"cancel"})),
     ("http-runner.submit", "POST"): Route("POST", "/", frozenset({"exec"}), '{"command": "true", "args": ""}'),
     ("http-runner.get", "GET"): Route("GET", "/{id}", frozenset({"read"})),
+    ("qmd.ping", "GET"): Route("GET", "/ping", ANYONE),
+    ("qmd.root", "GET"): Route("GET", "/", ANYONE),
+    ("qmd.submit", "POST"): Route("POST", "/scripts/a.sh", frozenset(), '{"callback_url": "http://127.0.0.1/"}'),
+    ("qmd.list_jobs", "GET"): Route("GET", "/jobs", frozenset({"read"})),
+    ("qmd.get", "GET"): Route("GET", "/jobs/{id}", frozenset({"read"})),
     ("rexec.run", "POST"): Route("POST", "/process", frozenset(), '{"alias": "a", "cmd": "true"}'),
     ("rtot.root", "GET"): Route("GET", "/", ANYONE),
     ("rtot.create", "POST"): Route("POST", "/jobs", frozenset({"exec"}), "true"),
@@ -81,6 +87,7 @@ NEEDING_NOTHING = {("rtot.ping", "GET")}
 IDS: Mapping[str, Callable[[Job], object]] = {
     "go-jobrunner": lambda job: job.id,
     "http-runner": lambda job: render_id(job.id),
+    "qmd": lambda job: job.number,
     "rexec": lambda job: job.id,
     "rtot": lambda job: job.face_number,
 }

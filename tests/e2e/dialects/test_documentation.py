@@ -46,12 +46,13 @@ def test_the_lines_of_a_section_do_what_it_says(name: str, start_service: StartS
     assert f"localhost:{written}/" in script
     port = str(free_port())
     settings = tmp_path / "pasted.ini"
-    settings.write_text(pasted.replace(written, port))
+    settings.write_text(pasted.replace(written, port).replace("/srv/", f"{tmp_path}/srv/"))
     service = start_service(command=(sys.executable, "-m", "jobrunner", "--config", str(settings), "serve"))
 
     for command in blocks(SECTIONS[name], "bash"):
         run(command.replace("jobrunner ", f"{sys.executable} -m jobrunner --config {settings} "), service)
     for command, comments in re.findall(r"((?:^[^#\n].*\n)+)((?:^# .*\n)+)", script, re.MULTILINE):
+        command = command.replace("/srv/", f"{tmp_path}/srv/")  # noqa: PLW2901
         output = run(command.replace(f"localhost:{written}/", f"127.0.0.1:{port}/"), service)
         expected = "\n".join(line.removeprefix("# ") for line in comments.splitlines())
         pattern = ".*".join(map(re.escape, expected.split("…")))
