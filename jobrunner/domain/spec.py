@@ -191,7 +191,7 @@ class JobSpec:
             "doom": self.doom,
         }
         return {
-            **{member: value for member, value in rare.items() if value},
+            **{member: value for member, value in rare.items() if value not in ({}, None, False)},
             "steps": [step.to_json() for step in self.steps],
             "timeout": self.timeout,
             "grace": self.grace,

@@ -107,3 +107,71 @@ def test_a_directory_that_can_not_be_made_is_told(house: House) -> None:
 
     assert ended.error is not None
     assert (ended.error.code, ended.error.detail) == (ErrorCode.BAD_CWD, "Not a directory: file/a")
+
+
+def test_variables_can_hold_paths_in_the_scratch_directory(new_house: NewHouse) -> None:
+    house = new_house()
+    job = make_job(house, argv("env", paths={"HERE": "", "BELOW": "a", "ELSEWHERE": "/srv"}))
+
+    run(house, job)
+
+    found = variables(house, job)
+    here = str(scratch(house, job))
+    assert {name: found[name] for name in ("HERE", "BELOW", "ELSEWHERE")} == {
+        "HERE": here,
+        "BELOW": f"{here}/a",
+        "ELSEWHERE": "/srv",
+    }
+
+
+@pytest.mark.parametrize("drops_scratch", [False, True])
+def test_a_result_outlives_the_directory_that_it_was_left_in(new_house: NewHouse, drops_scratch: bool) -> None:
+    house = new_house()
+    job = make_job(house, shell("echo found > it; touch other", result="it", drops_scratch=drops_scratch))
+
+    ended = run(house, job)
+
+    assert house.output.result(ended) == b"found\n"
+    assert not (scratch(house, job) / "it").exists()
+    assert (scratch(house, job) / "other").exists() is not drops_scratch
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        ":",
+        "ln -s {secret}/file it",
+        "mkdir it",
+        "mkfifo it",
+        "rmdir ../scratch; ln -s {secret} ../scratch",
+        "rmdir ../scratch",
+        "rmdir ../scratch; touch ../scratch",
+        "echo x > it; mkdir ../result",
+        "ln -s {secret}/file ../result",
+    ],
+)
+def test_nothing_but_a_file_of_the_job_is_a_result(new_house: NewHouse, tmp_path: Path, leave: str) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    for name in ("it", "file"):
+        (secret / name).write_text("secret")
+    house = new_house()
+    job = make_job(house, shell(leave.format(secret=secret), result="it", drops_scratch=True))
+
+    ended = run(house, job)
+
+    assert ended.state is JobState.SUCCEEDED
+    assert house.output.result(ended) == b""
+    assert (secret / "it").read_text() == "secret"
+
+
+def test_of_a_doomed_job_nothing_is_started(new_house: NewHouse) -> None:
+    house = new_house()
+    job = make_job(house, shell("true", files={"a/b": b""}, doom="no such thing"))
+
+    ended = run(house, job)
+
+    assert (ended.state, ended.status) == (JobState.FAILED, None)
+    assert ended.error is not None
+    assert (ended.error.code, ended.error.detail) == (ErrorCode.SPAWN_FAILED, "no such thing")
+    assert not scratch(house, job).exists()

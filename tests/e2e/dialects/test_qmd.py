@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug.test import Client
 
+from jobrunner.app import House
+from jobrunner.web.dialects.dialect import make_dialect_app
+from jobrunner.web.dialects.registry import DIALECTS
 from tests.conftest import StartService
 from tests.e2e.dialects.conversation import Answer, Asking, doors
+from tests.e2e.dialects.test_authorization import here_of
 from tests.receivers import Receiver, status
 from tests.service import Service, eventually, free_port
 
@@ -285,3 +290,14 @@ def test_who_waits_has_a_seat_and_scripts_have_their_time_and_order(
     assert ask("GET", "/jobs").text.endswith("Finished (in-cache): 5\n\nFinished (total): 5")
     kept = run(ask, "env.sh", files={"a.txt": "x"})["exec_log"].split()[1]
     assert Path(kept, "a.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/ping"), ("GET", "/absent"), ("POST", "/scripts/a.sh")])
+def test_while_the_service_is_drained_nothing_is_answered(house: House, method: str, path: str) -> None:
+    house.prepare()
+    house.drain.begin()
+    app = make_dialect_app(DIALECTS["qmd"], here_of(house, "qmd", auth="none", run_as="admin"))
+
+    answer = Client(app).open(path, method=method, environ_base={"REMOTE_ADDR": "127.0.0.1"})
+
+    assert (answer.status_code, answer.text) == (503, "Service Unavailable\n")
