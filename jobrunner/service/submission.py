@@ -224,7 +224,8 @@ class SpecMaker:
         if name is None:
             return step
         asked = StepAsked(step.kind, (name, *step.argv[1:]))
-        return replace(step, argv=self._argv(asked, step_pointer(index, is_sequence=len(spec.steps) > 1), problems))
+        at = step_pointer(index, is_sequence=len(spec.steps) > 1)
+        return replace(step, argv=self._argv(asked, at, problems, doomed=spec.doom is not None))
 
     def script(self, step: Step) -> str | None:
         """Return the name of the catalogued script that a step runs; None: it runs something else."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from werkzeug.test import Client
 
-from jobrunner.app import House
+from jobrunner.house import House
 from jobrunner.web.dialects.dialect import make_dialect_app
 from jobrunner.web.dialects.registry import DIALECTS
 from tests.conftest import StartService
