@@ -236,8 +236,15 @@ def process_file(house: House, job: Job) -> Path:
 def pid_of(house: House, job: Job) -> int:
     """Return the pid of a job's process, once it is written down."""
     path = process_file(house, job)
-    assert eventually(lambda: path.exists() and path.read_bytes()), f"job {job.number} has not been started"
-    pid: int = json.loads(path.read_bytes())["pid"]
+
+    def read() -> int | None:
+        """Before that there is nothing, or the mark that a step is about to be started."""
+        text = path.read_bytes() if path.exists() else b""
+        return json.loads(text).get("pid") if text else None
+
+    assert eventually(lambda: read() is not None), f"job {job.number} has not been started"
+    pid = read()
+    assert pid is not None
     return pid
 
 
