@@ -144,6 +144,10 @@ class PatientConn(TConn):  # type: ignore[misc]  # gunicorn has no types
         if on_read is not None:
             on_read()
 
+    def was_received(self) -> bool:
+        """Tell whether all of the current request is here, read or not."""
+        return not self.incoming.is_missing(self.parser.unreader.count)
+
     def take_rest(self) -> bytes:
         """Take back what was received with a request that is answered, but is not of it."""
         rest: bytes = self.parser.unreader.take_buffered()
@@ -151,18 +155,22 @@ class PatientConn(TConn):  # type: ignore[misc]  # gunicorn has no types
 
 
 class _Unreader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no types
-    """Has gunicorn's parser read what has been received, and then the rest, which must come fast enough."""
+    """Has gunicorn's parser read what has been received, and then the rest, which must come fast enough.
+
+    Attributes:
+        count: bytes of the current request that are here.
+    """
 
     def __init__(self, conn: PatientConn) -> None:
         super().__init__(conn.sock)
         self._conn = conn
-        self._count = 0
+        self.count = 0
 
     def supply(self) -> None:
         """Begin with what has been received."""
         data = self._conn.incoming.data
         self.buf = io.BytesIO(data)
-        self._count = len(data)
+        self.count = len(data)
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """Wait for more of the body.
@@ -171,7 +179,7 @@ class _Unreader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no types
             TimeoutError: it comes too slowly.
             OSError: there is no client any more.
         """
-        left = self._conn.incoming.body_deadline(self._count) - time.monotonic()
+        left = self._conn.incoming.body_deadline(self.count) - time.monotonic()
         if left <= 0:
             raise TimeoutError("the request comes too slowly")
         self.sock.settimeout(left)
@@ -179,7 +187,7 @@ class _Unreader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no types
             data: bytes = super().chunk(size_hint)
         finally:
             self.sock.settimeout(ANSWER_SECONDS)
-        self._count += len(data)
-        if not self._conn.incoming.is_missing(self._count):
+        self.count += len(data)
+        if not self._conn.incoming.is_missing(self.count):
             self._conn.end_reading()
         return data

@@ -67,6 +67,9 @@ _guard = ForkGuard()
 class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """See the module. `_serve` runs on the pool's threads; all the rest in the main loop, if nothing else is said."""
 
+    unread_patience = 0.01
+    """Seconds that the rest of a body may take which nobody reads."""
+
     on_stop: Callable[[], None] | None = None
     """Called once when the worker is told to stop: has requests return that wait for something."""
 
@@ -265,8 +268,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def _keepalive_after(self, conn: PatientConn, keepalive: bool) -> bool:
         """Tell whether another request may follow: there must be nothing left of this one. Runs in the pool."""
-        # Nobody waits here for a body that the application did not want: the connection is closed.
-        return keepalive and bool(conn.parser.finish_body(deadline=time.monotonic() + 0.01))
+        # Nobody waits here for a body that the application did not want: the connection is closed. But what is here
+        # already takes no waiting, and the client was told that it may go on, however late this thread is.
+        deadline = None if conn.was_received() else time.monotonic() + self.unread_patience
+        return keepalive and bool(conn.parser.finish_body(deadline=deadline))
 
     def _serve(self, conn: PatientConn) -> None:
         """Answer a request, then have the loop wait for the next one, or for the client's end. Runs in the pool.

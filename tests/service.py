@@ -80,7 +80,6 @@ class Service:
         self.process: subprocess.Popen[bytes] | None = None
         self.http = requests.Session()
         self.http.trust_env = False
-        self._asked_at = 0.0
 
     def start(self) -> "Service":
         """Start it and wait until it is ready."""
@@ -142,10 +141,6 @@ class Service:
 
     def request(self, method: str, path: str, **arguments: Any) -> requests.Response:
         """Send a request; a full URL path as ``path``."""
-        if time.monotonic() - self._asked_at > 5:
-            # The service closes what is idle, maybe at the moment a request is written to it.
-            self.http.get_adapter(self.url).close()
-        self._asked_at = time.monotonic()
         return self.http.request(method, self.url + path, timeout=arguments.pop("timeout", 30), **arguments)
 
     def get(self, path: str, **arguments: Any) -> requests.Response:

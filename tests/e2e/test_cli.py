@@ -262,7 +262,9 @@ def test_gc_names_the_directories_that_it_can_not_remove_and_does_the_rest(start
 
 
 def test_a_second_gc_leaves_the_work_to_the_first(service: Service) -> None:
-    with subprocess.Popen(["flock", str(service.data_dir / "gc.lock"), "cat"], stdin=subprocess.PIPE) as first:
+    with subprocess.Popen(
+        ["flock", str(service.data_dir / "gc.lock"), "cat"], stdin=subprocess.PIPE, umask=0o077
+    ) as first:
         try:
             # It has the lock once another can't get it.
             while (
