@@ -41,6 +41,7 @@ def token() -> None:
     metavar="PATTERN",
     help="Only these programs, by the absolute path of the file that is executed; repeatable.",
 )
+@click.option("--images", "images", multiple=True, metavar="PATTERN", help="Only these container images; repeatable.")
 @duration_option("--expires", "valid_for", metavar="AGE", help="Worthless after AGE, like 30d.")
 @json_option
 @click.pass_context
@@ -50,13 +51,15 @@ def create(
     scopes: tuple[str, ...],
     scripts: tuple[str, ...],
     commands: tuple[str, ...],
+    images: tuple[str, ...],
     valid_for: float | None,
     *,
     all_jobs: bool,
     as_json: bool,
 ) -> None:
     """Make a token and print it: it is shown this once."""
-    grant = Grant(frozenset(map(Scope, scopes)), all_jobs, scripts or EVERYTHING, commands or EVERYTHING)
+    patterns = (given or EVERYTHING for given in (scripts, commands, images))
+    grant = Grant(frozenset(map(Scope, scopes)), all_jobs, *patterns)
     secret = _open_audited(ctx).tokens.create(name, grant, valid_for=valid_for)
     for warning in filter(None, map(pattern_warning, commands)):
         click.echo(f"jobrunner: --commands {warning}", err=True)
@@ -75,7 +78,7 @@ def list_tokens(ctx: click.Context, *, as_json: bool) -> None:
     if as_json:
         print_json([_render(entry) for entry in found])
         return
-    columns = ("name", "scopes", "jobs", "scripts", "commands", "created", "expires", "last used")
+    columns = ("name", "scopes", "jobs", "scripts", "commands", "images", "created", "expires", "last used")
     print_table(columns, [_row(entry) for entry in found])
 
 
@@ -110,7 +113,7 @@ def _render(entry: Token) -> dict[str, object]:
 def _row(entry: Token) -> tuple[str, ...]:
     jobs = "all" if entry.grant.sees_all else "own"
     times = (_to_the_second(at) for at in (entry.created_at, entry.expires_at, entry.last_used_at))
-    patterns = (" ".join(entry.grant.scripts), " ".join(entry.grant.commands))
+    patterns = map(" ".join, (entry.grant.scripts, entry.grant.commands, entry.grant.images))
     return (entry.name, " ".join(sorted(entry.grant.scopes)), jobs, *patterns, *times)
 
 

@@ -45,12 +45,14 @@ class Grant:
         all_jobs: whether the jobs of others are shown and touched as well.
         scripts: patterns (fnmatch) of the catalogued scripts that may be submitted.
         commands: patterns of the programs that may be run, by the absolute paths of their files.
+        images: patterns (fnmatch) of the container images that jobs may run in.
     """
 
     scopes: frozenset[Scope]
     all_jobs: bool = False
     scripts: tuple[str, ...] = EVERYTHING
     commands: tuple[str, ...] = EVERYTHING
+    images: tuple[str, ...] = EVERYTHING
 
     def allows(self, scope: Scope) -> bool:
         """Tell whether something that needs this scope may be done."""
@@ -59,6 +61,10 @@ class Grant:
     def allows_script(self, name: str) -> bool:
         """Tell whether this script may be submitted."""
         return matches(name, self.scripts)
+
+    def allows_image(self, name: str) -> bool:
+        """Tell whether jobs may run in this container image."""
+        return matches(name, self.images)
 
     @property
     def allows_all_commands(self) -> bool:
@@ -77,6 +83,7 @@ class Grant:
             "all_jobs": self.sees_all,
             "scripts": list(self.scripts),
             "commands": list(self.commands),
+            "images": list(self.images),
         }
 
 

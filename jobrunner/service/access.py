@@ -249,6 +249,16 @@ class Access:
         if not caller.grant.allows_all_commands:
             raise Forbidden(f"env and cwd are for tokens that may run any program, which {caller.name!r} may not")
 
+    def require_image(self, caller: Caller, image: str) -> None:
+        """Let those pass whose jobs may run in this container image.
+
+        Raises:
+            Forbidden: the token has not the scope `exec`, or is for other images.
+        """
+        self.require(caller, Scope.EXEC)
+        if not caller.grant.allows_image(image):
+            raise Forbidden(f"the token {caller.name!r} is not for the image {image!r}")
+
     def owner_for(self, caller: Caller, owner: str | None) -> str | None:
         """Return whose jobs a list or a sum may be of; None: everyone's.
 

@@ -13,7 +13,7 @@ from jobrunner.domain.errors import SchemaTooNew, StorageError
 from jobrunner.locks import FileLock
 from jobrunner.store.engine import Database
 
-HEAD = "0008"
+HEAD = "0009"
 """The newest revision in ``migrations/versions`` (a test compares them). Revisions are numbered, so that they sort."""
 
 

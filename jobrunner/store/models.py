@@ -203,7 +203,7 @@ _partial("ix_callback_pending", _CALLBACK.receiver, _CALLBACK.due_at, where=_CAL
 class TokenRow(Base):
     """A token: only the SHA-256 of its text.
 
-    ``scopes`` are words, ``scripts`` and ``commands`` are JSON lists of patterns.
+    ``scopes`` are words, ``scripts``, ``commands`` and ``images`` are JSON lists of patterns.
     """
 
     __tablename__ = "token"
@@ -215,5 +215,6 @@ class TokenRow(Base):
     all_jobs: Mapped[bool] = mapped_column(server_default="0")
     scripts: Mapped[str] = mapped_column(server_default='["*"]')
     commands: Mapped[str] = mapped_column(server_default='["*"]')
+    images: Mapped[str] = mapped_column(server_default='["*"]')
     expires_at: Mapped[str | None]
     last_used_at: Mapped[str | None]

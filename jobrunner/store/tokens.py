@@ -41,6 +41,7 @@ def list_tokens(connection: Connection) -> list[Token]:
                 row.all_jobs,
                 tuple(json.loads(row.scripts)),
                 tuple(json.loads(row.commands)),
+                tuple(json.loads(row.images)),
             ),
             to_time(row.expires_at),
             to_time(row.last_used_at),
@@ -65,6 +66,7 @@ def add_token(connection: Connection, token: Token) -> None:
             all_jobs=token.grant.all_jobs,
             scripts=json.dumps(token.grant.scripts),
             commands=json.dumps(token.grant.commands),
+            images=json.dumps(token.grant.images),
             expires_at=to_text(token.expires_at) if token.expires_at is not None else None,
         )
     )

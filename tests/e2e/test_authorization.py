@@ -269,6 +269,8 @@ def test_a_token_s_last_use_is_written_down(service: Service) -> None:
         "a*",
         "--commands",
         "/usr/*",
+        "--images",
+        "debian*",
         "--expires",
         "30d",
         "--json",
@@ -281,6 +283,7 @@ def test_a_token_s_last_use_is_written_down(service: Service) -> None:
         "all_jobs": False,
         "scripts": ["a*"],
         "commands": ["/usr/*"],
+        "images": ["debian*"],
     }
     Asking(service, token, "")("GET", "/v1/jobs")
 
@@ -288,5 +291,6 @@ def test_a_token_s_last_use_is_written_down(service: Service) -> None:
     assert listed["used"]["last_used_at"] > listed["used"]["created_at"]
     assert listed["used"]["scopes"] == ["cancel", "read"]
     assert (listed["used"]["commands"], listed["admin"]["commands"]) == (["/usr/*"], ["*"])
+    assert (listed["used"]["images"], listed["admin"]["images"]) == (["debian*"], ["*"])
     assert listed["used"]["expires_at"] > listed["used"]["last_used_at"]
     assert listed["admin"]["expires_at"] is None

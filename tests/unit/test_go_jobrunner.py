@@ -53,8 +53,6 @@ def refusal(body: Any) -> str:
         ({"Commands": [{"Kind": "docker", "CommandLine": "true"}]}, "Missing Environment from command."),
         ({"Commands": [{**BASH, "Kind": "docker"}]}, "Missing docker repository from command."),
         ({"Commands": [{**DOCKER, "Repository": ""}]}, "Missing docker repository from command."),
-        ({"Commands": [DOCKER]}, "No container engine is configured."),
-        ({"Commands": [{**DOCKER, "Registry": "r", "Tag": "t"}, BASH]}, "No container engine is configured."),
         ({"Commands": [DOCKER, {}]}, "Missing Kind from command."),
         ({"Commands": [BASH, {"Kind": "bash"}]}, "Missing CommandLine from command."),
         ({"Commands": [], "CommandLine": "", "WorkingDir": ""}, None),
@@ -65,6 +63,14 @@ def test_what_is_missing_is_told_in_the_words_of_the_original(asked: Any, expect
         parse(**asked)
     else:
         assert refusal(asked) == expected
+
+
+def test_an_image_is_named_by_registry_repository_and_tag() -> None:
+    whole = {**DOCKER, "Registry": "r:5000", "Tag": "12"}
+
+    assert parse(Commands=[DOCKER, BASH, whole]).images == ("debian", "r:5000/debian:12")
+    assert parse(Commands=[{**DOCKER, "Registry": "", "Tag": None}]).images == ("debian",)
+    assert parse(Commands=[BASH]).images == ()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from jobrunner.service.jobs import CancelAsked
 from jobrunner.service.waiting import Listener
 from jobrunner.web.dialects import go
 from jobrunner.web.dialects.dialect import Dialect, Refusal, Why, answer, asked_path, here
-from jobrunner.web.dialects.go_jobrunner_request import command_ids, parse_submission
+from jobrunner.web.dialects.go_jobrunner_request import Wrong, command_ids, parse_submission
 from jobrunner.web.dialects.texts import PLAIN, http_error, in_texts
 from jobrunner.web.parse import read_body
 from jobrunner.web.sending import harmless
@@ -45,6 +45,10 @@ def _text(text: str) -> Response:
 def submit() -> Response:
     """Run a command, or several one after the other."""
     asked = parse_submission(read_body())
+    for image in asked.images:
+        services().access.require_image(caller(), image)
+    if asked.images:
+        raise Wrong("No container engine is configured.")
     job = services().jobs.submit(asked.submission, caller()).job
     if asked.commands is None:
         return _text(go.to_json({"ID": job.id}))

@@ -31,10 +31,12 @@ class Asked:
 
     Attributes:
         commands: how many; None: it was written as the one that is the job.
+        images: of containers that commands are to run in.
     """
 
     submission: Submission
     commands: int | None
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class _Command:
     line: str | None
     env: dict[str, str] | None
     cwd: str | None
-    repository: str | None
+    image: str | None
 
 
 def parse_submission(body: bytes) -> Asked:
@@ -72,8 +74,6 @@ def parse_submission(body: bytes) -> Asked:
         submission = Submission((_step(line),), env=env, bare_env=True, merge_stderr=True)
         return Asked(submission, None)
     steps = tuple(map(_checked_step, commands))
-    if any(command.kind == "docker" for command in commands):
-        raise Wrong("No container engine is configured.")
     # A job has a step: one without commands has one that does nothing, and so ends at once.
     submission = Submission(
         steps or (_step(_NOTHING),),
@@ -83,7 +83,8 @@ def parse_submission(body: bytes) -> Asked:
         make_cwd=True,
         merge_stderr=True,
     )
-    return Asked(submission, len(steps))
+    images = [command.image for command in commands if command.kind == "docker" and command.image is not None]
+    return Asked(submission, len(steps), tuple(images))
 
 
 def command_ids(job_id: str, count: int) -> list[str]:
@@ -93,14 +94,13 @@ def command_ids(job_id: str, count: int) -> list[str]:
 
 def _command(value: Any) -> _Command:
     members = _object(value, "a member of Commands")
-    for name in ("Registry", "Tag"):
-        _member(members, name, str)
+    registry, repository, tag = (_member(members, name, str) for name in ("Registry", "Repository", "Tag"))
     return _Command(
         kind=_member(members, "Kind", str) or None,
         line=_member(members, "CommandLine", str) or None,
         env=_variables(members),
         cwd=_member(members, "WorkingDir", str),
-        repository=_member(members, "Repository", str) or None,
+        image=(f"{registry}/" if registry else "") + repository + (f":{tag}" if tag else "") if repository else None,
     )
 
 
@@ -113,7 +113,7 @@ def _checked_step(command: _Command) -> StepAsked:
         raise Wrong("Missing CommandLine from command.")
     if command.env is None:
         raise Wrong("Missing Environment from command.")
-    if command.kind == "docker" and command.repository is None:
+    if command.kind == "docker" and command.image is None:
         raise Wrong("Missing docker repository from command.")
     return _step(command.line, command.env, _checked_cwd(command.cwd))
 

@@ -1,5 +1,6 @@
 """Who may do what in each dialect: every route, with every scope, and with jobs that are not one's own."""
 
+import json
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -204,6 +205,17 @@ def test_a_job_of_another_is_like_none(house: House, endpoint: tuple[str, str]) 
         else:
             assert response.text == Why.NO_JOB, response.text
         assert house.jobs.get(job.id, CALLER).state == job.state
+
+
+@pytest.mark.parametrize(
+    ("repository", "why"), [("debian", Why.INVALID), ("debian-evil", Why.FORBIDDEN), ("evil/debian", Why.FORBIDDEN)]
+)
+def test_a_token_may_be_for_some_images_only(house: House, repository: str, why: Why) -> None:
+    make_token(house, "builder", "exec", images=("debian:*",))
+    command = {"Kind": "docker", "CommandLine": "true", "Environment": {}, "Repository": repository, "Tag": "12"}
+    route = replace(ROUTES["go-jobrunner.submit", "POST"], body=json.dumps({"Commands": [command]}))
+
+    assert ask(house, "go-jobrunner", route, "builder").text == why
 
 
 @pytest.mark.parametrize("name", sorted(DIALECTS))
