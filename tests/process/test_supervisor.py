@@ -230,6 +230,7 @@ def test_a_process_that_can_not_be_started_again_is_tried_again(start_service: S
 
 def test_a_drain_that_can_not_be_written_down_is_told_and_ends_nothing(start_service: StartService) -> None:
     service = start_service()
+    service.run(command="true")  # now all its processes have what they need there
     (service.data_dir / "run").rename(service.data_dir / "run away")
 
     os.kill(service.pid, signal.SIGUSR1)
