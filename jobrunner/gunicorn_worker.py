@@ -45,7 +45,7 @@ QUEUE_SECONDS = 10.0
 """How long a large body may wait for those before it."""
 
 STOP_SECONDS = 1.0
-"""How long the rest of a request may take to come when the worker is told to stop."""
+"""How long a request may take to come, or the rest of one, when the worker is told to stop."""
 
 STALL_SECONDS = 0.02
 """When all threads are taken and none was given back for so long, new clients are left to the other workers."""
@@ -196,7 +196,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             self._close(conn)
 
     def murder_pending(self) -> None:
-        """Close what has waited too long, and when stopping what says nothing; the loop calls it on each turn."""
+        """Close what has waited too long, and when stopping what is only kept; the loop calls it on each turn."""
         now = time.monotonic()
         if now < self._sweep_at and self.alive:
             return
@@ -206,7 +206,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             count = len(conn.incoming.data)
             held += count
             if not self.alive and not lingering:
-                conn.timeout = min(conn.timeout, now + STOP_SECONDS if count or _has_data(conn) else now)
+                # A client that keeps a connection expects it to be closed; one that has just made it is about to ask.
+                asks = count or not conn.initialized or _has_data(conn)
+                conn.timeout = min(conn.timeout, now + STOP_SECONDS if asks else now)
             if now < conn.timeout:
                 continue
             if count and not lingering:

@@ -1,6 +1,8 @@
 """Connections that say nothing, and requests that wait, delay nobody else."""
 
 import json
+import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -20,12 +22,13 @@ GENEROUS = 1.0
 
 
 @contextmanager
-def idle_connections(service: Service, count: int, data: bytes = b"") -> Iterator[None]:
+def idle_connections(service: Service, count: int, data: bytes = b"") -> Iterator[list[socket.socket]]:
     with ExitStack() as stack:
-        for _ in range(count):
-            client = stack.enter_context(closing(socket.create_connection(("127.0.0.1", service.port), timeout=10)))
+        address = ("127.0.0.1", service.port)
+        clients = [stack.enter_context(closing(socket.create_connection(address, timeout=10))) for _ in range(count)]
+        for client in clients:
             client.sendall(data)
-        yield
+        yield clients
 
 
 def slowest_look_up(service: Service, path: str) -> float:
@@ -145,6 +148,24 @@ def test_the_service_stops_at_once_though_requests_wait(start_service: StartServ
 
     assert {response.status for response, _ in answers} == {200}
     assert {document["state"] for _, document in answers} == {"running"}
+
+
+def test_a_client_that_has_just_connected_is_answered_though_the_service_stops(start_service: StartService) -> None:
+    service = start_service()
+    look_up = f"GET /healthz HTTP/1.1\r\nHost: localhost:{service.port}\r\n\r\n".encode()
+    kept = HTTPConnection("127.0.0.1", service.port, timeout=10)
+    with closing(kept), idle_connections(service, 1) as clients:
+        kept.request("GET", "/healthz")
+        assert kept.getresponse().read()
+
+        os.kill(service.pid, signal.SIGTERM)
+        assert kept.sock.recv(1) == b"", "what has had its answer is closed first"
+        clients[0].sendall(look_up)
+        answer = clients[0].makefile("rb").read()
+
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
+    assert b"\r\nConnection: close\r\n" in answer
+    assert service.stop() == 0
 
 
 def test_a_client_that_reads_slowly_delays_nobody(service: Service) -> None:

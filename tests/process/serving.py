@@ -59,16 +59,16 @@ def ended(service: Service, within: float = 10) -> int:
     return service.process.wait(within)
 
 
-def submissions(service: Service, stop: threading.Event) -> list[int]:
-    """Submit until told to stop, on a new connection each time; return the statuses, 0 for none."""
-    statuses = []
+def submissions(service: Service, stop: threading.Event) -> list[int | str]:
+    """Submit until told to stop, on a new connection each time; return the statuses, or why there is none."""
+    statuses: list[int | str] = []
     headers = {**service.http.headers, "Connection": "close"}
     deadline = time.monotonic() + 60
     while not stop.is_set() and time.monotonic() < deadline:
         try:
             answer = requests.post(f"{service.url}/v1/jobs", json={"argv": ["true"]}, headers=headers, timeout=30)
             statuses.append(answer.status_code)
-        except requests.ConnectionError:
-            statuses.append(0)
+        except requests.ConnectionError as error:
+            statuses.append(str(error))
         time.sleep(0.01)
     return statuses
