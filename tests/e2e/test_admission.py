@@ -1,6 +1,7 @@
 """Whether a submission is taken: repeats, exclusive names, a full queue, a dry run."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,8 +110,8 @@ def test_a_key_that_can_not_be_one_is_refused(service: Service, key: str) -> Non
 # ── exclusive names ──
 
 
-def test_an_exclusive_job_is_refused_while_its_name_is_in_use(service: Service) -> None:
-    gate = service.data_dir / "gate-exclusive"
+def test_an_exclusive_job_is_refused_while_its_name_is_in_use(service: Service, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
     first = service.submit(command=GATED.format(gate=gate), name="deploy")
 
     refused = submit(service, {"command": "true", "name": "deploy", "exclusive": True})
