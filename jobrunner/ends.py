@@ -2,17 +2,21 @@
 
 import logging
 import os
-from collections.abc import Container, Iterator
+import time
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from jobrunner.domain.spec import COOKIE, STEP_COOKIE
-from jobrunner.proc import boot_id, list_children, read_environ, read_stat
+from jobrunner.proc import boot_id, list_children, read_command_line, read_environ, read_stat
 
 logger = logging.getLogger("jobrunner.supervisor")
 
 MOST_BYTES = 1 << 20
 """The file is cut to its newer half when it gets longer: some 15,000 jobs."""
+
+IDENTIFY_SECONDS = 0.3
+"""How long to wait for processes that an executor was making when it died; nothing else is done meanwhile."""
 
 
 class End(NamedTuple):
@@ -122,23 +126,39 @@ class Registrar:
         status = info.si_status << 8 if info.si_code == os.CLD_EXITED else info.si_status
         self._append(End(info.si_pid, stat.start_ticks, status))
 
-    def record_orphans(self, *, but: Container[int]) -> None:
+    def record_orphans(self, *, but: Container[int], executor: Sequence[str]) -> None:
         """Write down whose the jobs are that have become our children, as long as their environment tells.
 
         The executor may have died before it could write down the last ones itself.
 
         Args:
             but: those that are ours from the start.
+            executor: its command line.
         """
-        for pid in list_children(os.getpid()) or ():
-            stat = read_stat(pid)
-            if pid in but or stat is None or stat.session != pid or stat.is_zombie:
-                continue
-            pairs = (variable.decode(errors="replace").partition("=") for variable in read_environ(pid))
-            cookies = {name: value for name, _, value in pairs if name in {COOKIE, STEP_COOKIE}}
-            step = cookies.get(STEP_COOKIE, "0")
-            if COOKIE in cookies and step.isdecimal():
-                self._append(Orphan(pid, stat.start_ticks, _step_word(cookies[COOKIE], int(step))))
+        deadline = time.monotonic() + IDENTIFY_SECONDS
+        adopted = [pid for pid in list_children(os.getpid()) or () if pid not in but]
+        while adopted := [pid for pid in adopted if not self._record_orphan(pid, executor)]:
+            if time.monotonic() > deadline:
+                logger.warning("process %d was about to run a job, and does not tell whose", adopted[0])
+                return
+            time.sleep(0.0005)  # it may be gone soon after it has begun
+
+    def _record_orphan(self, pid: int, executor: Sequence[str]) -> bool:
+        """Write one down if it runs a step; False: it can't be told yet."""
+        # This is looked at before the environment: a process takes both when it executes a program. Until then it has
+        # the executor's, and in the middle of that none.
+        command_line = read_command_line(pid)
+        stat = read_stat(pid)
+        if stat is None or stat.is_zombie:
+            return True
+        if not command_line or command_line == list(executor):
+            return False
+        pairs = (variable.decode(errors="replace").partition("=") for variable in read_environ(pid))
+        cookies = {name: value for name, _, value in pairs if name in {COOKIE, STEP_COOKIE}}
+        step = cookies.get(STEP_COOKIE, "0")
+        if stat.session == pid and COOKIE in cookies and step.isdecimal():
+            self._append(Orphan(pid, stat.start_ticks, _step_word(cookies[COOKIE], int(step))))
+        return True
 
     def _append(self, line: End | Orphan) -> None:
         try:

@@ -75,6 +75,16 @@ def read_environ(pid: int) -> frozenset[bytes]:
         return frozenset()
 
 
+def read_command_line(pid: int) -> list[str]:
+    """Return the arguments that a process was started with, or has put in their place; empty when it has ended."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
+    except OSError:
+        return []
+    return [os.fsdecode(word) for word in words[:-1]]
+
+
 def list_children(pid: int) -> list[int] | None:
     """Return the children of the first thread of a process, zombies too; None when this kernel does not tell."""
     try:

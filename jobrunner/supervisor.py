@@ -209,8 +209,7 @@ class Supervisor:
             os.set_inheritable(fd, True)
         try:
             # A group of its own: what a terminal sends to all is for us to pass on.
-            argv = [sys.executable, "-m", "jobrunner", name]
-            pid = os.posix_spawn(sys.executable, argv, environ, setpgroup=0)
+            pid = os.posix_spawn(sys.executable, _command_line(name), environ, setpgroup=0)
         except BaseException:
             os.close(ready)
             raise
@@ -245,10 +244,10 @@ class Supervisor:
         if child.ready_fd is not None:
             os.close(child.ready_fd)
         how = f"exit code {info.si_status}" if info.si_code == os.CLD_EXITED else f"signal {info.si_status}"
+        if child.name == EXECUTOR:
+            self._registrar.record_orphans(but=self._children, executor=_command_line(EXECUTOR))
         if child.is_leaving:
             return
-        if child.name == EXECUTOR:
-            self._registrar.record_orphans(but=self._children)
         if child.name == EXECUTOR and info.si_code == os.CLD_EXITED and info.si_status == DRAINED:
             self._stop("drained: the last job has ended")
         elif not self._was_up:
@@ -379,6 +378,11 @@ class Supervisor:
         for listener in listeners.sockets:
             listener.set_inheritable(False)
         return listeners
+
+
+def _command_line(name: str) -> list[str]:
+    """Return that of a child of this name."""
+    return [sys.executable, "-m", "jobrunner", name]
 
 
 def _peek() -> os.waitid_result | None:

@@ -4,6 +4,8 @@ import errno
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from datetime import timedelta
 from itertools import pairwise
@@ -463,7 +465,7 @@ def test_the_supervisor_tells_steps_apart(house: House) -> None:
         try:
             assert eventually(lambda: (stat := read_stat(pid)) is not None and stat.session == pid)
             assert eventually(lambda: Path(f"/proc/{pid}/environ").read_bytes().startswith(COOKIE.encode()))
-            Registrar(ends).record_orphans(but=())
+            Registrar(ends).record_orphans(but=(), executor=[])
         finally:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -471,6 +473,26 @@ def test_the_supervisor_tells_steps_apart(house: House) -> None:
     assert ends.find_orphan("a-job") is None
     assert ends.find_orphan("a-job", 1) is None
     found = ends.find_orphan("a-job", 2)
+    assert found is not None
+    assert found.pid == pid
+
+
+def test_the_supervisor_finds_out_whose_a_process_is_that_its_executor_was_just_making(house: House) -> None:
+    """The executor was killed in fork(2), and the new process has yet to become another than it was."""
+    ends = EndsFile(house.data_dir / "run" / "some-ends")
+    program = (
+        "import os, time\n"
+        "if os.fork(): os._exit(0)\n"
+        "time.sleep(0.1); os.setsid(); time.sleep(0.1)\n"
+        f"os.execve('/bin/sleep', ['sleep', '1'], {{'{COOKIE}': 'a-job', '{STEP_COOKIE}': '1'}})"
+    )
+    executor = [sys.executable, "-c", program]
+    with parent_of_orphans():
+        subprocess.run(executor, check=True)
+        Registrar(ends).record_orphans(but=(), executor=executor)
+        pid, _ = os.wait()
+
+    found = ends.find_orphan("a-job", 1)
     assert found is not None
     assert found.pid == pid
 
