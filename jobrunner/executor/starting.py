@@ -12,8 +12,9 @@ directory tell whether it may have been made:
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 from jobrunner.domain.job import ErrorCode, Job, JobError
 from jobrunner.domain.spec import COOKIE, STEP_COOKIE, InputKind, Step
@@ -61,8 +62,9 @@ class Starter:
         has_stdin = bool(spec.input_info(InputKind.STDIN))
         with _explained():
             self._spool.prepare(job.id, inputs)
+            spawn = self._make_ready(0)
             with self._spool.open_streams(job.id, stdin=has_stdin, merge_stderr=spec.merge_stderr) as streams:
-                child = self._spawn(0, streams)
+                child = spawn(streams)
                 self._output.watch(streams.take_outputs(), {})
         return child
 
@@ -74,37 +76,46 @@ class Starter:
         """
         job = self._job
         with _explained():
+            spawn = self._make_ready(index)
             streams = share_streams(self._output.descriptors(), merge_stderr=job.spec.merge_stderr)
             if streams is None:
                 words = "stdout or stderr can't go on: a step before has put something else in its place"
                 raise SpawnError(JobError(ErrorCode.SPAWN_FAILED, words))
             with streams:
                 self._spool.mark_step(job.id, StepMark(index, boot_id()))
-                return self._spawn(index, streams)
+                return spawn(streams)
 
-    def _spawn(self, index: int, streams: JobStreams) -> Process:
+    def _make_ready(self, index: int) -> Callable[[JobStreams], Process]:
+        """Return what makes the process of a step, and does little else.
+
+        When the executor is killed between 1 and 2 of the module's list nobody can tell whether there was a process.
+        """
         job, step = self._job, self._job.spec.steps[index]
         argv = step.command_line(self._spool.source(job.id, index))
-        groups = self._around.groups
-        with groups.entrance(job.id) if groups is not None else nullcontext() as enter:
-            return start_process(
-                self._around.confinement,
-                self._spool,
-                job.id,
-                index,
-                argv,
-                executable=self._executable(step, argv[0]),
-                cwd=self._cwd(step),
-                env={
-                    **job.spec.environment_of(step, self._around.environment),
-                    **self._paths(),
-                    COOKIE: job.id,
-                    STEP_COOKIE: str(index),
-                    "JOBRUNNER_JOB_NUMBER": str(job.number),
-                },
-                streams=streams,
-                before=enter,
-            )
+        start = partial(
+            start_process,
+            self._around.confinement,
+            self._spool,
+            job.id,
+            index,
+            argv,
+            executable=self._executable(step, argv[0]),
+            cwd=self._cwd(step),
+            env={
+                **job.spec.environment_of(step, self._around.environment),
+                **self._paths(),
+                COOKIE: job.id,
+                STEP_COOKIE: str(index),
+                "JOBRUNNER_JOB_NUMBER": str(job.number),
+            },
+        )
+
+        def spawn(streams: JobStreams) -> Process:
+            groups = self._around.groups
+            with groups.entrance(job.id) if groups is not None else nullcontext() as enter:
+                return start(streams=streams, before=enter)
+
+        return spawn
 
     def _paths(self) -> dict[str, str]:
         scratch = self._spool.scratch(self._job.id)
