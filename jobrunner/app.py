@@ -61,6 +61,7 @@ def make_services(house: House) -> "Services":
 
     return Services(
         jobs=house.jobs,
+        submissions=house.submissions,
         output=house.output,
         files=house.files,
         callbacks=house.callbacks,
@@ -82,13 +83,14 @@ def make_dialect(house: House, name: str, settings: "DialectSettings") -> "Here"
     from jobrunner.web.dialects.dialect import Here
 
     scripts_dir = settings.scripts_dir if isinstance(settings, QmdSettings) else None
-    jobs = house.make_jobs(name, is_dialect=True, scripts_dir=scripts_dir)
+    jobs = house.make_jobs(only_api=name)
+    submissions = house.make_submissions(name, jobs, scripts_dir=scripts_dir)
     faces = FaceService(name, jobs, house.database, house.spool, house.access, house.audit)
     stop = ask_to_stop if PARENT in os.environ else None
     return Here(
         name,
         settings,
-        replace(make_services(house), jobs=jobs),
+        replace(make_services(house), jobs=jobs, submissions=submissions),
         faces,
         house.data_dir,
         lambda: house.drain.is_on,

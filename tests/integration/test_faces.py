@@ -2,48 +2,56 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from jobrunner.domain.access import Caller, Grant, Scope
 from jobrunner.domain.errors import Forbidden, JobNotFound
-from jobrunner.domain.job import FaceNumber
+from jobrunner.domain.job import FaceNumber, Job
 from jobrunner.domain.states import JobState, Priority
 from jobrunner.house import House
 from jobrunner.service.faces import FaceService
-from jobrunner.service.jobs import CancelAsked, JobService
+from jobrunner.service.jobs import CancelAsked
 from jobrunner.store.engine import Connection
 from jobrunner.store.faces import next_number, take_number
-from tests.factories import CALLER, argv
+from tests.factories import CALLER, argv, make_job
 
 ANN = Caller("ann", Grant(frozenset({Scope.READ, Scope.EXEC, Scope.CANCEL})))
 
 
-def face(house: House, api: str) -> tuple[JobService, FaceService]:
-    jobs = house.make_jobs(api, is_dialect=True)
-    return jobs, FaceService(api, jobs, house.database, house.spool, house.access, house.audit)
+class Spoken:
+    """A dialect: its jobs one by one (`jobs`), and as a whole (`all`)."""
+
+    def __init__(self, house: House, api: str) -> None:
+        self.jobs = house.make_jobs(only_api=api)
+        self.all = FaceService(api, self.jobs, house.database, house.spool, house.access, house.audit)
+        self._submissions = house.make_submissions(api, self.jobs)
+
+    def submit(self, caller: Caller = CALLER, **members: Any) -> Job:
+        return self._submissions.submit(argv("true", **members), caller).job
 
 
 def test_each_dialect_counts_its_own_jobs(house: House) -> None:
-    (one, _), (two, _) = face(house, "one"), face(house, "two")
-    numbers = [jobs.submit(argv("true"), CALLER).job.face_number for jobs in (one, two, one, one, house.jobs, two)]
+    one, two = Spoken(house, "one"), Spoken(house, "two")
+    made = [one.submit(), two.submit(), one.submit(), one.submit(), make_job(house), two.submit()]
 
-    assert numbers == [0, 0, 1, 2, None, 1]
+    assert [job.face_number for job in made] == [0, 0, 1, 2, None, 1]
 
 
 def test_jobs_that_come_at_the_same_time_get_numbers_without_a_gap(house: House) -> None:
-    jobs, faces = face(house, "one")
+    spoken = Spoken(house, "one")
     together = threading.Barrier(16)
 
     def submit(_: int) -> int | None:
         together.wait()
-        return jobs.submit(argv("true"), CALLER).job.face_number
+        return spoken.submit().face_number
 
     with ThreadPoolExecutor(16) as pool:
         numbers = list(pool.map(submit, range(16)))
 
     assert sorted(map(int, numbers)) == list(range(16))  # type: ignore[arg-type]
-    listed = list(faces.list(CALLER))
+    listed = list(spoken.all.list(CALLER))
     assert [job.face_number for job in listed] == list(range(16))
     assert [job.number for job in listed] == sorted(job.number for job in listed), "in the order of all jobs"
 
@@ -55,70 +63,70 @@ def test_a_number_is_not_given_again_unless_its_job_was_never_stored(house: Hous
 
     with pytest.raises(JobNotFound):
         house.database.write_together(fail)
-    jobs, faces = face(house, "one")
-    assert jobs.submit(argv("true"), CALLER).job.face_number == 0
-    faces.delete_all(CALLER, patience=1)
-    assert jobs.submit(argv("true"), CALLER).job.face_number == 1
+    spoken = Spoken(house, "one")
+    assert spoken.submit().face_number == 0
+    spoken.all.delete_all(CALLER, patience=1)
+    assert spoken.submit().face_number == 1
     with house.database.read() as connection:
         assert (next_number(connection, "one"), next_number(connection, "absent")) == (2, 0)
 
 
 def test_a_dialect_sees_no_other_jobs(house: House) -> None:
-    (one, faces), (two, _) = face(house, "one"), face(house, "two")
-    mine = one.submit(argv("true"), CALLER).job
-    others = [jobs.submit(argv("true"), CALLER).job for jobs in (two, house.jobs)]
+    one, two = Spoken(house, "one"), Spoken(house, "two")
+    mine = one.submit()
+    others = [two.submit(), make_job(house)]
 
     for reference in (mine.id, str(mine.number), FaceNumber("one", 0)):
-        assert one.get(reference, CALLER).id == mine.id
+        assert one.jobs.get(reference, CALLER).id == mine.id
         assert house.jobs.get(reference, CALLER).id == mine.id
     for other in others:
         for reference in (other.id, str(other.number), FaceNumber("two", 0)):
             with pytest.raises(JobNotFound):
-                one.get(reference, CALLER)
+                one.jobs.get(reference, CALLER)
             with pytest.raises(JobNotFound):
-                one.cancel(reference, CALLER, CancelAsked())
+                one.jobs.cancel(reference, CALLER, CancelAsked())
             with pytest.raises(JobNotFound):
-                one.delete(reference, CALLER, force=True, patience=1)
-    assert [job.id for job in faces.list(CALLER)] == [mine.id]
-    faces.delete_all(CALLER, patience=1)
+                one.jobs.delete(reference, CALLER, force=True, patience=1)
+    assert [job.id for job in one.all.list(CALLER)] == [mine.id]
+    one.all.delete_all(CALLER, patience=1)
     assert [house.jobs.get(job.id, CALLER).state for job in others] == [JobState.QUEUED] * 2
 
 
 def test_lists_and_sums_are_of_one_s_own_jobs(house: House) -> None:
-    jobs, faces = face(house, "one")
-    jobs.submit(argv("true"), CALLER)
-    mine = jobs.submit(argv("true", priority=Priority.HIGH), ANN).job
-    ended = jobs.cancel(jobs.submit(argv("true"), ANN).job.id, ANN, CancelAsked())
+    spoken = Spoken(house, "one")
+    spoken.submit()
+    mine = spoken.submit(ANN, priority=Priority.HIGH)
+    ended = spoken.jobs.cancel(spoken.submit(ANN).id, ANN, CancelAsked())
 
-    assert [job.face_number for job in faces.list(ANN)] == [1, 2]
-    assert [job.face_number for job in faces.list(CALLER)] == [0, 1, 2]
-    assert [job.id for job in faces.list(ANN, {JobState.QUEUED})] == [mine.id]
-    assert [job.id for job in faces.list(ANN, {JobState.CANCELED, JobState.FAILED})] == [ended.id]
+    assert [job.face_number for job in spoken.all.list(ANN)] == [1, 2]
+    assert [job.face_number for job in spoken.all.list(CALLER)] == [0, 1, 2]
+    assert [job.id for job in spoken.all.list(ANN, {JobState.QUEUED})] == [mine.id]
+    assert [job.id for job in spoken.all.list(ANN, {JobState.CANCELED, JobState.FAILED})] == [ended.id]
     queued, high, canceled = JobState.QUEUED, Priority.HIGH, JobState.CANCELED
-    assert faces.count(ANN) == ({(queued, high): 1, (canceled, Priority.NORMAL): 1}, 3)
-    assert sum(faces.count(CALLER)[0].values()) == 3
+    assert spoken.all.count(ANN) == ({(queued, high): 1, (canceled, Priority.NORMAL): 1}, 3)
+    assert sum(spoken.all.count(CALLER)[0].values()) == 3
     with pytest.raises(Forbidden):
-        faces.list(Caller("x", Grant(frozenset({Scope.EXEC}))))
+        spoken.all.list(Caller("x", Grant(frozenset({Scope.EXEC}))))
     with pytest.raises(Forbidden):
-        faces.delete_all(Caller("x", Grant(frozenset({Scope.READ}))), patience=1)
-    faces.delete_all(ANN, patience=1)
-    assert [job.face_number for job in faces.list(CALLER)] == [0]
+        spoken.all.delete_all(Caller("x", Grant(frozenset({Scope.READ}))), patience=1)
+    spoken.all.delete_all(ANN, patience=1)
+    assert [job.face_number for job in spoken.all.list(CALLER)] == [0]
 
 
 def test_only_the_newest_are_told_from_the_others(house: House) -> None:
-    jobs, faces = face(house, "one")
-    made = [jobs.submit(argv("true"), CALLER).job for _ in range(4)]
-    jobs.delete(made[3].id, CALLER, force=True, patience=1)
+    spoken = Spoken(house, "one")
+    made = [spoken.submit() for _ in range(4)]
+    spoken.jobs.delete(made[3].id, CALLER, force=True, patience=1)
 
-    assert [faces.is_among_newest(job, 3) for job in made[:3]] == [False, True, True]
+    assert [spoken.all.is_among_newest(job, 3) for job in made[:3]] == [False, True, True]
 
 
 def test_the_audit_names_each_job_that_is_forgotten(house: House, caplog: pytest.LogCaptureFixture) -> None:
-    jobs, faces = face(house, "one")
-    made = [jobs.submit(argv("true"), CALLER).job for _ in range(3)]
-    jobs.cancel(made[0].id, CALLER, CancelAsked())
+    spoken = Spoken(house, "one")
+    made = [spoken.submit() for _ in range(3)]
+    spoken.jobs.cancel(made[0].id, CALLER, CancelAsked())
     with caplog.at_level("INFO", "jobrunner.audit"):
-        faces.delete_all(CALLER, patience=1)
+        spoken.all.delete_all(CALLER, patience=1)
 
     deleted = [record.fields["id"] for record in caplog.records if record.fields["action"] == "delete"]  # type: ignore[attr-defined]
     assert sorted(deleted) == sorted(job.id for job in made)

@@ -49,7 +49,7 @@ def submit() -> Response:
         services().access.require_image(caller(), image)
     if asked.images:
         raise Wrong("No container engine is configured.")
-    job = services().jobs.submit(asked.submission, caller()).job
+    job = services().submissions.submit(asked.submission, caller()).job
     if asked.commands is None:
         return _text(go.to_json({"ID": job.id}))
     return _text(go.to_json({"JobID": job.id, "CommandIDs": command_ids(job.id, asked.commands)}))

@@ -31,7 +31,7 @@ def submit() -> Response:
     """Run a program."""
     if asked_path() not in {"", "/"}:
         raise NotFound
-    job = services().jobs.submit(_parse(read_body()), caller()).job
+    job = services().submissions.submit(_parse(read_body()), caller()).job
     return _json(render_job(job, services().output), 202)
 
 

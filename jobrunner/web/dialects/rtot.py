@@ -67,7 +67,7 @@ def create() -> Response:
     script = read_body()
     if not script.startswith(b"#!"):
         script = b"#!/bin/bash\n" + script
-    job = services().jobs.submit(Submission((StepAsked(StepKind.SOURCE, source=script),)), caller()).job
+    job = services().submissions.submit(Submission((StepAsked(StepKind.SOURCE, source=script),)), caller()).job
     return _json({"jobs": [_document(job, _fields())]}, 201)
 
 

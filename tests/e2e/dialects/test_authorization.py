@@ -113,8 +113,9 @@ def ask(house: House, name: str, route: Route, run_as: str, job: Job | None = No
 
 def ended_job(house: House, name: str) -> Job:
     """Return a job of a dialect that has ended, and is the administrator's."""
-    jobs = here_of(house, name).services.jobs
-    return jobs.cancel(jobs.submit(argv("true"), CALLER).job.id, CALLER, CancelAsked())
+    services = here_of(house, name).services
+    job = services.submissions.submit(argv("true"), CALLER).job
+    return services.jobs.cancel(job.id, CALLER, CancelAsked())
 
 
 def make_token(house: House, name: str, *scopes: str, **grant: Any) -> None:
@@ -196,7 +197,7 @@ def test_a_job_of_another_is_like_none(house: House, endpoint: tuple[str, str]) 
     make_token(house, "everyone's", "admin")
     theirs = ended_job(house, name)
     absent = replace(theirs, id=str(uuid.UUID(int=7)), number=99, face_number=99)
-    elsewhere = house.jobs.submit(argv("true"), CALLER).job
+    elsewhere = house.submissions.submit(argv("true"), CALLER).job
     for run_as, job in (("ann", theirs), ("everyone's", replace(elsewhere, face_number=17))):
         response = ask(house, name, route, run_as, job)
         if route.tells_none:
