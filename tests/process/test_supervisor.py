@@ -299,10 +299,11 @@ def test_the_next_supervisor_can_listen_while_the_last_one_s_requests_are_still_
         assert ended(service) == -signal.SIGKILL
         assert eventually(lambda: may_listen(service.port), within=5)
         assert is_alive(web)
-        again = start_service(data_dir=service.data_dir, port=service.port)
-        assert again.run(command="exit 2")["exit_code"] == 2
+        # Before the next one starts, which may take longer than a worker that leaves has patience.
         client.sendall(body[-1:])
         assert client.recv(65536).startswith(b"HTTP/1.1 202")
+    again = start_service(data_dir=service.data_dir, port=service.port)
+    assert again.run(command="exit 2")["exit_code"] == 2
     assert eventually(lambda: is_dead(web))
 
 
