@@ -107,7 +107,7 @@ def run_executor(house: House) -> bool:
     Returns:
         Whether it ended because it was drained.
     """
-    from jobrunner.executor.process import heed_all_signals
+    from jobrunner.executor.spawning import heed_all_signals
 
     work = house.make_work()
     heed_all_signals()
