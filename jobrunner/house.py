@@ -27,7 +27,7 @@ from jobrunner.store.engine import Database
 
 if TYPE_CHECKING:
     from jobrunner.callbacks.delivery import Deliverer
-    from jobrunner.domain.callback import Face, Message
+    from jobrunner.domain.callback import Message, Teller
     from jobrunner.domain.job import Job
     from jobrunner.executor.confine import Confinement
     from jobrunner.executor.pool import Executor
@@ -354,7 +354,7 @@ class House:
         settings = self.config.callbacks
         identity = f"{os.getpid()}-{secrets.token_hex(8)}"
         sender = Sender(settings.policy, utc_now)
-        return Deliverer(identity, self.database, self.hints, sender, self.faces, settings, now=utc_now)
+        return Deliverer(identity, self.database, self.hints, sender, self.tellers, settings, now=utc_now)
 
     def make_work(self) -> "Work":
         """Make an executor and a deliverer for a process of which they are the purpose."""
@@ -363,8 +363,8 @@ class House:
         return Work(self.make_executor(owns_process=True), self.make_deliverer(), self.executor_lock)
 
     @property
-    def faces(self) -> Mapping[str, "Face"]:
-        """What is told of an ended job, by the face of the service that it came through (`Job.api`)."""
+    def tellers(self) -> Mapping[str, "Teller"]:
+        """What is told of an ended job, by the API that it came through (`Job.api`)."""
 
         def tell_v1(job: "Job") -> "Message":
             # Here, since it loads much that an executor needs for nothing else.

@@ -15,7 +15,7 @@ from jobrunner.clock import Now
 from jobrunner.domain.access import Caller, Scope
 from jobrunner.domain.errors import InvalidRequest, JobNotEnded, JobNotFound, JobNotRunning
 from jobrunner.domain.exitstatus import parse_signal, signal_name
-from jobrunner.domain.job import CancelRequest, FaceNumber, Job, JobFilter, JobPage
+from jobrunner.domain.job import CancelRequest, DialectNumber, Job, JobFilter, JobPage
 from jobrunner.domain.states import JobState
 from jobrunner.hints import Hint, Hints
 from jobrunner.service.access import Access
@@ -75,10 +75,10 @@ class JobService:
         self.only_api = only_api
         self._now = now
 
-    def _job_for(self, connection: Connection, reference: str | FaceNumber, caller: Caller, scope: Scope) -> Job:
+    def _job_for(self, connection: Connection, reference: str | DialectNumber, caller: Caller, scope: Scope) -> Job:
         return self._access.job_for(connection, reference, caller, scope, api=self.only_api)
 
-    def get(self, reference: str | FaceNumber, caller: Caller, scope: Scope = Scope.READ) -> Job:
+    def get(self, reference: str | DialectNumber, caller: Caller, scope: Scope = Scope.READ) -> Job:
         """Look a job up, to do something with it that needs this scope.
 
         Raises:
@@ -123,7 +123,7 @@ class JobService:
             job = self.get(job.id, caller, scope)
         return job
 
-    def cancel(self, reference: str | FaceNumber, caller: Caller, asked: CancelAsked) -> Job:
+    def cancel(self, reference: str | DialectNumber, caller: Caller, asked: CancelAsked) -> Job:
         """Ask a job to end. Harmless to repeat; a running job may outlive the call by its grace period.
 
         Raises:
@@ -174,7 +174,7 @@ class JobService:
         self._audit.job("cancel", caller, job, signal=signal_name(request.signal), grace=request.grace)
         return job
 
-    def signal(self, reference: str | FaceNumber, caller: Caller, name: str) -> Job:
+    def signal(self, reference: str | DialectNumber, caller: Caller, name: str) -> Job:
         """Send a signal to a running job's process group; it goes out soon after.
 
         Raises:
@@ -197,7 +197,7 @@ class JobService:
         self._audit.job("signal", caller, job, signal=signal_name(number))
         return job
 
-    def delete(self, reference: str | FaceNumber, caller: Caller, *, force: bool, patience: float) -> None:
+    def delete(self, reference: str | DialectNumber, caller: Caller, *, force: bool, patience: float) -> None:
         """Forget a job and remove its files. Nobody is told of it any more, though a callback be owed.
 
         Args:

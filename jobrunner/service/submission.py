@@ -56,7 +56,7 @@ class StepAsked:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a client asked for, as it was asked; each face of the service makes one.
+    """What a client asked for, as it was asked; each API makes one.
 
     Attributes:
         steps: what to run, one after the other.

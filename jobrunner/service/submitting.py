@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jobrunner.clock import Now
 from jobrunner.domain.access import Caller, Scope
 from jobrunner.domain.ids import make_job_id
-from jobrunner.domain.job import FaceNumber, IdempotencyKey, Job, NewJob
+from jobrunner.domain.job import DialectNumber, IdempotencyKey, Job, NewJob
 from jobrunner.domain.spec import Input, JobSpec, Step
 from jobrunner.hints import Hint, Hints
 from jobrunner.service.access import Access
@@ -117,7 +117,7 @@ class SubmissionService:
         return make_job_id(int(self._now().timestamp() * 1000))
 
     def rerun(
-        self, reference: str | FaceNumber, caller: Caller, *, wait: float = 0, key: IdempotencyKey | None = None
+        self, reference: str | DialectNumber, caller: Caller, *, wait: float = 0, key: IdempotencyKey | None = None
     ) -> Accepted:
         """Queue a new job with the specification and inputs of another; as `submit`.
 
@@ -217,5 +217,5 @@ class SubmissionService:
         self._audit.submission(action, caller, accepted.job, rule=", ".join(rules), is_repeat=accepted.is_repeat)
         return accepted
 
-    def _job_for(self, connection: Connection, reference: str | FaceNumber, caller: Caller, scope: Scope) -> Job:
+    def _job_for(self, connection: Connection, reference: str | DialectNumber, caller: Caller, scope: Scope) -> Job:
         return self._access.job_for(connection, reference, caller, scope, api=self._jobs.only_api)

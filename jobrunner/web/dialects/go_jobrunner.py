@@ -58,7 +58,7 @@ def submit() -> Response:
 @bp.get("/")
 def list_jobs() -> Response:
     """Name the jobs that have not ended."""
-    return _text(go.to_json({"IDs": [job.id for job in here().faces.list(caller(), ACTIVE)]}))
+    return _text(go.to_json({"IDs": [job.id for job in here().dialect.list(caller(), ACTIVE)]}))
 
 
 @bp.get("/<id>")

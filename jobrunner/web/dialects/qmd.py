@@ -81,7 +81,7 @@ def submit(name: str) -> Response:
 @bp.get("/jobs")
 def list_jobs() -> Response:
     """Count the jobs."""
-    counts, ever = here().faces.count(caller())
+    counts, ever = here().dialect.count(caller())
     parts: list[str] = []
     active = 0
     for title, state in (("Queued", JobState.QUEUED), ("Running", JobState.RUNNING)):

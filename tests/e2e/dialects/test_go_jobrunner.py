@@ -367,7 +367,7 @@ def test_clean_forgets_what_has_ended(either: Asking, service: Service) -> None:
     assert told(either("POST", f"/{job}/clean")) == NO_JOB_TO_CLEAN
 
 
-def test_jobs_of_other_faces_are_not_seen(ask: Asking, service: Service) -> None:
+def test_jobs_of_other_apis_are_not_seen(ask: Asking, service: Service) -> None:
     other = service.submit(command="exec sleep 60")["id"]
 
     assert told(ask("GET", f"/{other}/attach")) == NO_JOB_TO_ATTACH

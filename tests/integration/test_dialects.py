@@ -8,13 +8,13 @@ import pytest
 
 from jobrunner.domain.access import Caller, Grant, Scope
 from jobrunner.domain.errors import Forbidden, JobNotFound
-from jobrunner.domain.job import FaceNumber, Job
+from jobrunner.domain.job import DialectNumber, Job
 from jobrunner.domain.states import JobState, Priority
 from jobrunner.house import House
-from jobrunner.service.faces import FaceService
+from jobrunner.service.dialects import DialectService
 from jobrunner.service.jobs import CancelAsked
+from jobrunner.store.dialects import next_number, take_number
 from jobrunner.store.engine import Connection
-from jobrunner.store.faces import next_number, take_number
 from tests.factories import CALLER, argv, make_job
 
 ANN = Caller("ann", Grant(frozenset({Scope.READ, Scope.EXEC, Scope.CANCEL})))
@@ -25,7 +25,7 @@ class Spoken:
 
     def __init__(self, house: House, api: str) -> None:
         self.jobs = house.make_jobs(only_api=api)
-        self.all = FaceService(api, self.jobs, house.database, house.spool, house.access, house.audit)
+        self.all = DialectService(api, self.jobs, house.database, house.spool, house.access, house.audit)
         self._submissions = house.make_submissions(api, self.jobs)
 
     def submit(self, caller: Caller = CALLER, **members: Any) -> Job:
@@ -36,7 +36,7 @@ def test_each_dialect_counts_its_own_jobs(house: House) -> None:
     one, two = Spoken(house, "one"), Spoken(house, "two")
     made = [one.submit(), two.submit(), one.submit(), one.submit(), make_job(house), two.submit()]
 
-    assert [job.face_number for job in made] == [0, 0, 1, 2, None, 1]
+    assert [job.dialect_number for job in made] == [0, 0, 1, 2, None, 1]
 
 
 def test_jobs_that_come_at_the_same_time_get_numbers_without_a_gap(house: House) -> None:
@@ -45,14 +45,14 @@ def test_jobs_that_come_at_the_same_time_get_numbers_without_a_gap(house: House)
 
     def submit(_: int) -> int | None:
         together.wait()
-        return spoken.submit().face_number
+        return spoken.submit().dialect_number
 
     with ThreadPoolExecutor(16) as pool:
         numbers = list(pool.map(submit, range(16)))
 
     assert sorted(map(int, numbers)) == list(range(16))  # type: ignore[arg-type]
     listed = list(spoken.all.list(CALLER))
-    assert [job.face_number for job in listed] == list(range(16))
+    assert [job.dialect_number for job in listed] == list(range(16))
     assert [job.number for job in listed] == sorted(job.number for job in listed), "in the order of all jobs"
 
 
@@ -64,9 +64,9 @@ def test_a_number_is_not_given_again_unless_its_job_was_never_stored(house: Hous
     with pytest.raises(JobNotFound):
         house.database.write_together(fail)
     spoken = Spoken(house, "one")
-    assert spoken.submit().face_number == 0
+    assert spoken.submit().dialect_number == 0
     spoken.all.delete_all(CALLER, patience=1)
-    assert spoken.submit().face_number == 1
+    assert spoken.submit().dialect_number == 1
     with house.database.read() as connection:
         assert (next_number(connection, "one"), next_number(connection, "absent")) == (2, 0)
 
@@ -76,11 +76,11 @@ def test_a_dialect_sees_no_other_jobs(house: House) -> None:
     mine = one.submit()
     others = [two.submit(), make_job(house)]
 
-    for reference in (mine.id, str(mine.number), FaceNumber("one", 0)):
+    for reference in (mine.id, str(mine.number), DialectNumber("one", 0)):
         assert one.jobs.get(reference, CALLER).id == mine.id
         assert house.jobs.get(reference, CALLER).id == mine.id
     for other in others:
-        for reference in (other.id, str(other.number), FaceNumber("two", 0)):
+        for reference in (other.id, str(other.number), DialectNumber("two", 0)):
             with pytest.raises(JobNotFound):
                 one.jobs.get(reference, CALLER)
             with pytest.raises(JobNotFound):
@@ -98,8 +98,8 @@ def test_lists_and_sums_are_of_one_s_own_jobs(house: House) -> None:
     mine = spoken.submit(ANN, priority=Priority.HIGH)
     ended = spoken.jobs.cancel(spoken.submit(ANN).id, ANN, CancelAsked())
 
-    assert [job.face_number for job in spoken.all.list(ANN)] == [1, 2]
-    assert [job.face_number for job in spoken.all.list(CALLER)] == [0, 1, 2]
+    assert [job.dialect_number for job in spoken.all.list(ANN)] == [1, 2]
+    assert [job.dialect_number for job in spoken.all.list(CALLER)] == [0, 1, 2]
     assert [job.id for job in spoken.all.list(ANN, {JobState.QUEUED})] == [mine.id]
     assert [job.id for job in spoken.all.list(ANN, {JobState.CANCELED, JobState.FAILED})] == [ended.id]
     queued, high, canceled = JobState.QUEUED, Priority.HIGH, JobState.CANCELED
@@ -110,7 +110,7 @@ def test_lists_and_sums_are_of_one_s_own_jobs(house: House) -> None:
     with pytest.raises(Forbidden):
         spoken.all.delete_all(Caller("x", Grant(frozenset({Scope.READ}))), patience=1)
     spoken.all.delete_all(ANN, patience=1)
-    assert [job.face_number for job in spoken.all.list(CALLER)] == [0]
+    assert [job.dialect_number for job in spoken.all.list(CALLER)] == [0]
 
 
 def test_only_the_newest_are_told_from_the_others(house: House) -> None:
