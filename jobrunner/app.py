@@ -61,6 +61,7 @@ def make_services(house: House) -> "Services":
 
     return Services(
         jobs=house.jobs,
+        submissions=house.submissions,
         output=house.output,
         files=house.files,
         callbacks=house.callbacks,
@@ -78,18 +79,19 @@ def make_services(house: House) -> "Services":
 def make_dialect(house: House, name: str, settings: "DialectSettings") -> "Here":
     """Return what a dialect works with."""
     from jobrunner.config_dialects import QmdSettings
-    from jobrunner.service.faces import FaceService
+    from jobrunner.service.dialects import DialectService
     from jobrunner.web.dialects.dialect import Here
 
     scripts_dir = settings.scripts_dir if isinstance(settings, QmdSettings) else None
-    jobs = house.make_jobs(name, is_dialect=True, scripts_dir=scripts_dir)
-    faces = FaceService(name, jobs, house.database, house.spool, house.access, house.audit)
+    jobs = house.make_jobs(only_api=name)
+    submissions = house.make_submissions(name, jobs, scripts_dir=scripts_dir)
+    dialect = DialectService(name, jobs, house.database, house.spool, house.access, house.audit)
     stop = ask_to_stop if PARENT in os.environ else None
     return Here(
         name,
         settings,
-        replace(make_services(house), jobs=jobs),
-        faces,
+        replace(make_services(house), jobs=jobs, submissions=submissions),
+        dialect,
         house.data_dir,
         lambda: house.drain.is_on,
         house.config.work_dir,
@@ -105,7 +107,7 @@ def run_executor(house: House) -> bool:
     Returns:
         Whether it ended because it was drained.
     """
-    from jobrunner.executor.process import heed_all_signals
+    from jobrunner.executor.spawning import heed_all_signals
 
     work = house.make_work()
     heed_all_signals()

@@ -27,7 +27,7 @@ from jobrunner.store.engine import Database
 
 if TYPE_CHECKING:
     from jobrunner.callbacks.delivery import Deliverer
-    from jobrunner.domain.callback import Face, Message
+    from jobrunner.domain.callback import Message, Teller
     from jobrunner.domain.job import Job
     from jobrunner.executor.confine import Confinement
     from jobrunner.executor.pool import Executor
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from jobrunner.service.health import HealthService
     from jobrunner.service.jobs import JobService
     from jobrunner.service.output import OutputService
+    from jobrunner.service.submitting import SubmissionService
+    from jobrunner.service.timelimits import TimeLimits
     from jobrunner.service.tokens import TokenService
     from jobrunner.service.waiting import Waiters
     from jobrunner.work import Work
@@ -185,22 +187,12 @@ class House:
 
     @cached_property
     def jobs(self) -> "JobService":
-        """The use cases of jobs."""
-        return self.make_jobs("v1")
+        """The use cases of jobs that are there."""
+        return self.make_jobs()
 
-    def make_jobs(self, api: str, *, is_dialect: bool = False, scripts_dir: Path | None = None) -> "JobService":
-        """Make the use cases of jobs that come through this face of the service; a dialect sees no others.
-
-        Args:
-            api: the face.
-            is_dialect: it is one of old clients.
-            scripts_dir: its own catalogue; None: that of all.
-        """
-        from jobrunner.service.admission import Admission
-        from jobrunner.service.catalogue import Catalogue
-        from jobrunner.service.commands import CommandRules
+    def make_jobs(self, *, only_api: str | None = None) -> "JobService":
+        """Make the use cases of jobs that are there: of a dialect's only, or of all."""
         from jobrunner.service.jobs import JobService
-        from jobrunner.service.submission import SpecMaker
 
         return JobService(
             self.database,
@@ -208,8 +200,45 @@ class House:
             self.hints,
             self.access,
             self.waiters,
+            self.time_limits,
+            self.audit,
+            only_api=only_api,
+            now=utc_now,
+        )
+
+    @cached_property
+    def time_limits(self) -> "TimeLimits":
+        """How long jobs may run."""
+        from jobrunner.service.timelimits import TimeLimits
+
+        return TimeLimits(self.config.executor)
+
+    @cached_property
+    def submissions(self) -> "SubmissionService":
+        """What makes jobs of ``/v1``."""
+        return self.make_submissions("v1", self.jobs)
+
+    def make_submissions(self, api: str, jobs: "JobService", *, scripts_dir: Path | None = None) -> "SubmissionService":
+        """Make what makes the jobs of ``/v1``, or of a dialect.
+
+        Args:
+            api: what they come through.
+            jobs: the use cases of those that are there.
+            scripts_dir: a catalogue of its own; None: that of all.
+        """
+        from jobrunner.service.admission import Admission
+        from jobrunner.service.catalogue import Catalogue
+        from jobrunner.service.commands import CommandRules
+        from jobrunner.service.submission import SpecMaker
+        from jobrunner.service.submitting import SubmissionService
+
+        return SubmissionService(
+            self.database,
+            self.hints,
+            self.access,
+            self.waiters,
             SpecMaker(
-                self.config.executor,
+                self.time_limits,
                 self.config.output,
                 self.config.policy,
                 CommandRules(self.config.policy.allow_commands, self.base_environment),
@@ -218,8 +247,8 @@ class House:
             ),
             Admission(self.health.check_space, self.drain, max_queued=self.config.executor.max_queued),
             self.audit,
+            jobs,
             api=api,
-            is_dialect=is_dialect,
             now=utc_now,
         )
 
@@ -235,7 +264,7 @@ class House:
         """What became of callbacks."""
         from jobrunner.service.callbacks import CallbackService
 
-        return CallbackService(self.database, self.hints, self.access, self.jobs, self.audit, utc_now)
+        return CallbackService(self.database, self.hints, self.access, self.submissions, self.audit, utc_now)
 
     @cached_property
     def gc(self) -> "GcService":
@@ -325,7 +354,7 @@ class House:
         settings = self.config.callbacks
         identity = f"{os.getpid()}-{secrets.token_hex(8)}"
         sender = Sender(settings.policy, utc_now)
-        return Deliverer(identity, self.database, self.hints, sender, self.faces, settings, now=utc_now)
+        return Deliverer(identity, self.database, self.hints, sender, self.tellers, settings, now=utc_now)
 
     def make_work(self) -> "Work":
         """Make an executor and a deliverer for a process of which they are the purpose."""
@@ -334,8 +363,8 @@ class House:
         return Work(self.make_executor(owns_process=True), self.make_deliverer(), self.executor_lock)
 
     @property
-    def faces(self) -> Mapping[str, "Face"]:
-        """What is told of an ended job, by the face of the service that it came through (`Job.api`)."""
+    def tellers(self) -> Mapping[str, "Teller"]:
+        """What is told of an ended job, by the API that it came through (`Job.api`)."""
 
         def tell_v1(job: "Job") -> "Message":
             # Here, since it loads much that an executor needs for nothing else.

@@ -5,72 +5,33 @@ orphans of dead executors and writes down how they ended. It knows neither
 Flask nor the database, so that it stays small and has little to fail with.
 """
 
-import json
 import logging
 import os
 import select
 import signal
-import socket
-import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
+from jobrunner.children import DRAINED, EXECUTOR, WEB, Child, Restarts, command_line, peek, start_child
 from jobrunner.config import Config
 from jobrunner.domain.errors import ConfigError
 from jobrunner.drain import Drain
 from jobrunner.ends import EndsFile, Registrar
-from jobrunner.listener import Listeners, open_listeners
+from jobrunner.handover import Handover
+from jobrunner.listener import open_listeners
 from jobrunner.notify import Notifier
-from jobrunner.parent import PARENT, READY, READY_FD, become_subreaper
+from jobrunner.parent import become_subreaper
 
 logger = logging.getLogger("jobrunner.supervisor")
-
-EXECUTOR, WEB = "executor", "web"
-"""Names in the log, and (hidden) commands of ``jobrunner``."""
-
-LISTEN_FDS = "_JOBRUNNER_LISTEN_FD"
-"""Tells ``jobrunner web`` which descriptors to accept connections from."""
-
-DRAINED = 75
-"""Exit code of an executor that was drained: nothing is left to do."""
-
-HANDED_OVER = "_JOBRUNNER_HANDED_OVER"
-"""Tells a supervisor that has executed itself anew what it had."""
 
 _STOP = {signal.SIGTERM, signal.SIGINT}
 _LISTENED_TO = (*_STOP, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 
-FIRST_DELAY, MOST_DELAY, LONG_LIFE = 0.2, 30.0, 2.0
-"""Seconds until a child that died is started again: doubled while they die at once, up to a most."""
-
 LISTEN_PATIENCE = 5.0
 """Seconds that the processes of a service before us, which was killed, may take to give the address back."""
 
-RETRY_SECONDS = 1.0
-"""Between two tries to start a process that the system refuses."""
-
 BOOT_SECONDS = 60.0
 """How long new processes may take to get ready when the service is reloaded."""
-
-
-@dataclass
-class Child:
-    """A process of ours: the executor, or gunicorn's master.
-
-    Attributes:
-        ready_fd: where it tells how far it is; None once it has, or was taken over.
-        is_up: it has told that it is ready, or stands by.
-        is_leaving: it was told to end.
-    """
-
-    name: str
-    pid: int
-    started_at: float
-    ready_fd: int | None = None
-    is_up: bool = False
-    is_leaving: bool = False
 
 
 class Supervisor:
@@ -88,8 +49,7 @@ class Supervisor:
         self._environ = environ
         self._notifier = Notifier()
         self._children: dict[int, Child] = {}
-        self._restart_at: dict[str, float] = {}
-        self._delays: dict[str, float] = {}
+        self._restarts = Restarts()
         self._kill_at: float | None = None
         self._reload_until: float | None = None
         self._watchdog_at = 0.0
@@ -101,12 +61,11 @@ class Supervisor:
             made.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._registrar = Registrar(EndsFile(run / "ends"))
         self._drain = Drain(run / "draining")
-        handed_over = os.environ.pop(HANDED_OVER, None)
-        self._listeners = (
-            self._take_over(json.loads(handed_over))
-            if handed_over
-            else open_listeners(self._config, patience=LISTEN_PATIENCE)
-        )
+        if handover := Handover.take():
+            self._reload_again = handover.reload_again
+            for name, pid in handover.children.items():
+                self._children[pid] = Child(name, pid, time.monotonic(), is_up=True)
+        self._listeners = handover.listeners if handover else open_listeners(self._config, patience=LISTEN_PATIENCE)
         self._before = (self._config, self._listeners)
         """What counted before a reload, and does again if it fails."""
 
@@ -138,7 +97,7 @@ class Supervisor:
             for name in (EXECUTOR, WEB):
                 self._start(name)
         self._reap()  # who ended while there was no handler
-        while self._children or self._restart_at:
+        while self._children or self._restarts:
             self._turn(self._wait(inbox))
         # Python gives handlers back to the default while it shuts down: one
         # more SIGTERM must not change the exit code then.
@@ -160,8 +119,7 @@ class Supervisor:
         self._reap()
         self._go_on_reloading()
         now = time.monotonic()
-        for name in [name for name, at in self._restart_at.items() if now >= at]:
-            del self._restart_at[name]
+        for name in self._restarts.take_due(now):
             self._start(name)
         if self._kill_at is not None and now >= self._kill_at:
             logger.warning("killing what has not ended in time")
@@ -173,7 +131,7 @@ class Supervisor:
 
     def _wait(self, inbox: int) -> set[int]:
         """Wait for signals, for children that tell something, or until something is due."""
-        due = [*self._restart_at.values()]
+        due = [*self._restarts.times]
         due += [at for at in (self._kill_at, self._reload_until) if at not in {None, float("inf")}]
         if self._notifier.watchdog_seconds:
             due.append(self._watchdog_at)
@@ -192,47 +150,22 @@ class Supervisor:
 
     def _start(self, name: str) -> None:
         try:
-            self._spawn(name)
+            child = start_child(name, self._environ, self._listeners)
         except OSError as error:  # no descriptor, no memory, no process is to be had: not for ever
             logger.error("can't start the %s process, trying again: %s", name, error)  # noqa: TRY400
-            self._restart_at[name] = time.monotonic() + RETRY_SECONDS
-
-    def _spawn(self, name: str) -> None:
-        ready, write = os.pipe2(os.O_CLOEXEC)
-        environ = {**self._environ, READY_FD: str(write), PARENT: str(os.getpid())}
-        inherited = [write]
-        if name == WEB:
-            listeners = [listener.fileno() for listener in self._listeners.sockets]
-            environ[LISTEN_FDS] = ",".join(map(str, listeners))
-            inherited.extend(listeners)
-        for fd in inherited:
-            os.set_inheritable(fd, True)
-        try:
-            # A group of its own: what a terminal sends to all is for us to pass on.
-            pid = os.posix_spawn(sys.executable, _command_line(name), environ, setpgroup=0)
-        except BaseException:
-            os.close(ready)
-            raise
-        finally:
-            for fd in inherited:
-                os.set_inheritable(fd, False)
-            os.close(write)
-        self._children[pid] = Child(name, pid, time.monotonic(), ready)
+            self._restarts.add_refused(name)
+        else:
+            self._children[child.pid] = child
 
     def _hear(self, child: Child) -> None:
-        assert child.ready_fd is not None
-        word = os.read(child.ready_fd, 16)
-        child.is_up = child.is_up or bool(word)
-        if not word or READY in word:
-            os.close(child.ready_fd)
-            child.ready_fd = None
+        child.hear()
         if child.is_up and not self._was_up and all(each.is_up for each in self._children.values()):
             self._was_up = True
             self._notifier.ready()
 
     def _reap(self) -> None:
         """Reap whoever has ended; write down who was nobody's child any more."""
-        while info := _peek():
+        while info := peek():
             child = self._children.pop(info.si_pid, None)
             if child is None:
                 self._registrar.record_end(info)
@@ -241,11 +174,10 @@ class Supervisor:
                 self._ended(child, info)
 
     def _ended(self, child: Child, info: os.waitid_result) -> None:
-        if child.ready_fd is not None:
-            os.close(child.ready_fd)
+        child.close()
         how = f"exit code {info.si_status}" if info.si_code == os.CLD_EXITED else f"signal {info.si_status}"
         if child.name == EXECUTOR:
-            self._registrar.record_orphans(but=self._children, executor=_command_line(EXECUTOR))
+            self._registrar.record_orphans(but=self._children, executor=command_line(EXECUTOR))
         if child.is_leaving:
             return
         if child.name == EXECUTOR and info.si_code == os.CLD_EXITED and info.si_status == DRAINED:
@@ -260,10 +192,7 @@ class Supervisor:
         ):
             self._abandon_reload(f"the new {child.name} process has ended with {how}")
         else:
-            lived = time.monotonic() - child.started_at
-            delay = FIRST_DELAY if lived > LONG_LIFE else self._delays.get(child.name, FIRST_DELAY)
-            self._delays[child.name] = min(delay * 2, MOST_DELAY)
-            self._restart_at[child.name] = time.monotonic() + delay
+            delay = self._restarts.add_dead(child)
             logger.error("the %s process has ended with %s; starting it again in %g s", child.name, how, delay)
 
     def _send(self, number: int, children: list[Child]) -> None:
@@ -278,7 +207,7 @@ class Supervisor:
             return
         logger.info("%s", why)
         self._notifier.stopping()
-        self._restart_at.clear()
+        self._restarts.clear()
         self._reload_until = None
         self._kill_at = time.monotonic() + self._config.executor.grace + 4
         self._send(signal.SIGTERM, list(self._children.values()))
@@ -313,7 +242,7 @@ class Supervisor:
             return
         self._before = (self._config, self._listeners)
         self._config, self._listeners = config, listeners
-        self._restart_at.clear()
+        self._restarts.clear()
         self._reload_until = time.monotonic() + BOOT_SECONDS
         for name in (EXECUTOR, WEB):
             self._start(name)
@@ -356,38 +285,7 @@ class Supervisor:
     def _execute_anew(self) -> None:
         """Go on as the program that is on the disk now, with the same pid and the same children: execve(2)."""
         self._before[1].close(but=self._listeners)
-        state = {
-            "listener": self._listeners.main.fileno(),
-            "others": {bind: listener.fileno() for bind, listener in self._listeners.others.items()},
-            "children": {child.name: child.pid for child in self._children.values()},
-            "reload_again": self._reload_again,
-        }
         # Until there are handlers again a signal would end us, as is its default.
         signal.pthread_sigmask(signal.SIG_BLOCK, _LISTENED_TO)
-        for listener in self._listeners.sockets:
-            listener.set_inheritable(True)
-        environ = {**os.environ, HANDED_OVER: json.dumps(state)}
-        os.execve(sys.executable, [sys.executable, "-m", "jobrunner", *sys.argv[1:]], environ)  # noqa: S606
-
-    def _take_over(self, state: dict[str, Any]) -> Listeners:
-        for name, pid in state["children"].items():
-            self._children[pid] = Child(name, pid, time.monotonic(), is_up=True)
-        self._reload_again = bool(state["reload_again"])
-        others = {bind: socket.socket(fileno=fd) for bind, fd in state.get("others", {}).items()}
-        listeners = Listeners(socket.socket(fileno=state["listener"]), others)
-        for listener in listeners.sockets:
-            listener.set_inheritable(False)
-        return listeners
-
-
-def _command_line(name: str) -> list[str]:
-    """Return that of a child of this name."""
-    return [sys.executable, "-m", "jobrunner", name]
-
-
-def _peek() -> os.waitid_result | None:
-    """Look at a child that has ended, without reaping it."""
-    try:
-        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-    except ChildProcessError:
-        return None
+        children = {child.name: child.pid for child in self._children.values()}
+        Handover(self._listeners, children, self._reload_again).execute_anew()

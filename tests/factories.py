@@ -52,7 +52,7 @@ def sequence(*texts: str | StepAsked, **members: Any) -> Submission:
 
 def make_job(house: House, asked: Submission | None = None, **members: Any) -> Job:
     """Queue a job in this house, ``true`` if nothing else is asked for."""
-    return house.jobs.submit(asked or argv("true", **members), CALLER).job
+    return house.submissions.submit(asked or argv("true", **members), CALLER).job
 
 
 @contextmanager

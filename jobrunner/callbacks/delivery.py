@@ -22,7 +22,7 @@ from jobrunner.callbacks.sending import Answer, NoAnswer, Sender
 from jobrunner.callbacks.signing import webhook_headers
 from jobrunner.clock import Now
 from jobrunner.config import Callbacks
-from jobrunner.domain.callback import Attempt, CallbackState, Face, Schedule, parse_url
+from jobrunner.domain.callback import Attempt, CallbackState, Schedule, Teller, parse_url
 from jobrunner.domain.errors import StorageError
 from jobrunner.domain.job import Job
 from jobrunner.hints import Hints, Inbox
@@ -56,7 +56,7 @@ class Deliverer:
         database: has the outbox.
         hints: wake it.
         sender: sends.
-        faces: what is sent about a job, by the `api` that it came through.
+        tellers: what is sent about a job, by the `api` that it came through.
         settings: when, how long, and how many at a time.
         now: the clock.
         luck: returns a number from 0 to 1, at random.
@@ -68,7 +68,7 @@ class Deliverer:
         database: Database,
         hints: Hints,
         sender: Sender,
-        faces: Mapping[str, Face],
+        tellers: Mapping[str, Teller],
         settings: Callbacks,
         *,
         now: Now,
@@ -78,7 +78,7 @@ class Deliverer:
         self._database = database
         self._hints = hints
         self._sender = sender
-        self._faces = faces
+        self._tellers = tellers
         self._settings = settings
         self._schedule = Schedule(settings.schedule)
         self._now = now
@@ -252,10 +252,10 @@ class Deliverer:
         return is_slow
 
     def _send(self, job: Job, claim: Claim, now: datetime) -> Answer:
-        face = self._faces.get(job.api)
-        if face is None:
+        tell = self._tellers.get(job.api)
+        if tell is None:
             raise NoAnswer(f"not sent: nobody here knows how to tell of a job of {job.api}")
-        message = face(job)
+        message = tell(job)
         headers = {"Content-Type": "application/json", **message.headers}
         headers.update(webhook_headers(self._settings.secret, job.id, now, message.body))
         return self._sender.post(parse_url(claim.url), headers, message.body, self._settings.timeout)

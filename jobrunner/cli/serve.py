@@ -8,12 +8,14 @@ import time
 
 import click
 
+from jobrunner.children import DRAINED, LISTEN_FDS
 from jobrunner.cli.common import read_config
 from jobrunner.config import Config
 from jobrunner.domain.errors import ConfigError
+from jobrunner.handover import HANDED_OVER
 from jobrunner.log import set_up_logging
 from jobrunner.parent import PARENT, READY_FD, die_with_parent
-from jobrunner.supervisor import DRAINED, HANDED_OVER, LISTEN_FDS, Supervisor
+from jobrunner.supervisor import Supervisor
 
 
 @click.command()

@@ -146,14 +146,14 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is sent; ``headers`` are those that the face of the service wants besides the usual ones."""
+    """What is sent; ``headers`` are those that the API wants besides the usual ones."""
 
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Face = Callable[[Job], Message]
-"""Makes what is sent about an ended job, in the words of the face of the service that it came through."""
+Teller = Callable[[Job], Message]
+"""Makes what is sent about an ended job, in the words of the API that it came through."""
 
 
 @dataclass(frozen=True, slots=True)

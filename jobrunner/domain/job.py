@@ -84,7 +84,7 @@ class SentSignal:
         return cls(signal=data[0], at=datetime.fromisoformat(data[1]))
 
 
-class FaceNumber(NamedTuple):
+class DialectNumber(NamedTuple):
     """What a dialect calls one of its jobs."""
 
     api: str
@@ -120,7 +120,7 @@ class NewJob:
     """What is stored of a submission at first.
 
     Attributes:
-        is_numbered: the face that it came through counts its jobs.
+        is_numbered: it came through a dialect, which counts its jobs.
     """
 
     id: str
@@ -165,7 +165,7 @@ class Job:
         spans: of the steps that have ended well, and of the one after them; empty while that is the first.
         stdout_bytes, stderr_bytes: length of the streams at the end; 0 while active (ask the spool).
         holes: what is no longer kept of the streams; it grows while the job writes on.
-        face_number: counts the jobs of a dialect, from 0; None: it came through none.
+        dialect_number: counts the jobs of a dialect, from 0; None: it came through none.
     """
 
     number: int
@@ -187,7 +187,7 @@ class Job:
     holes: Mapping[Stream, Hole] = field(default_factory=dict)
     ending: JobState | None = None
     spans: tuple[StepSpan, ...] = ()
-    face_number: int | None = None
+    dialect_number: int | None = None
 
     @property
     def deadline_at(self) -> datetime | None:

@@ -1,6 +1,6 @@
 """What a job is asked to do.
 
-A face of the service (the HTTP API, the command line) translates what it was
+An API (``/v1``, a dialect) translates what it was
 sent to a `JobSpec`; `JobSpec.problems` holds the rules that are the same for
 all of them. Rules that depend on the configuration are in ``service``.
 """

@@ -30,14 +30,14 @@ class JobState(StrEnum):
 class StepState(StrEnum):
     """Where a step is: what a job can be, or never begun because of how another step ended."""
 
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    TIMED_OUT = "timed_out"
-    CANCELED = "canceled"
-    OUTPUT_LIMIT = "output_limit"
-    LOST = "lost"
+    QUEUED = JobState.QUEUED.value
+    RUNNING = JobState.RUNNING.value
+    SUCCEEDED = JobState.SUCCEEDED.value
+    FAILED = JobState.FAILED.value
+    TIMED_OUT = JobState.TIMED_OUT.value
+    CANCELED = JobState.CANCELED.value
+    OUTPUT_LIMIT = JobState.OUTPUT_LIMIT.value
+    LOST = JobState.LOST.value
     SKIPPED = "skipped"
 
 

@@ -10,11 +10,12 @@ from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError, StepSpan
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Stream
-from jobrunner.executor import process as processes
+from jobrunner.executor.adopting import age, identify
 from jobrunner.executor.limits import OutputLimit
 from jobrunner.executor.members import Members
-from jobrunner.executor.process import Process, SpawnError, StatusUnknown
+from jobrunner.executor.process import Process, StatusUnknown
 from jobrunner.executor.sandbox import adopt_process, true_status
+from jobrunner.executor.spawning import SpawnError
 from jobrunner.executor.starting import Starter
 from jobrunner.executor.surroundings import Surroundings
 from jobrunner.executor.watch import GivenUp, Watch
@@ -154,7 +155,7 @@ class Run:
 
     def _begin(self, child: Process) -> None:
         self._members.replace(child)
-        self._starter.record(processes.identify(child, self._step))
+        self._starter.record(identify(child, self._step))
         self._watch.begin_step(self._step)
 
     def _take_over(self) -> ExitStatus | None:
@@ -179,11 +180,11 @@ class Run:
         if self._members.process is None:
             return self._unwatched_end(record)
         logger.info("adopted process %d", record.pid)
-        age = processes.age(record)
+        seconds = age(record)
         assert self.job.started_at is not None
         before = max((self._spans[-1].started_at - self.job.started_at).total_seconds(), 0)
-        self._watch.set_deadline(before + age)
-        self._watch.begin_step(self._step, age)
+        self._watch.set_deadline(before + seconds)
+        self._watch.begin_step(self._step, seconds)
         return None
 
     def _unwatched_end(self, record: ProcessRecord) -> ExitStatus:

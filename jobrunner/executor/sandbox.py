@@ -16,13 +16,11 @@ from jobrunner.domain.arguments import RESERVED_ENV_PREFIX
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import ErrorCode, JobError
 from jobrunner.executor import inside
+from jobrunner.executor.adopting import FindEnd, adopt
 from jobrunner.executor.confine import Confinement
-from jobrunner.executor.process import (
-    FindEnd,
-    Process,
+from jobrunner.executor.process import Process, StatusUnknown
+from jobrunner.executor.spawning import (
     SpawnError,
-    StatusUnknown,
-    adopt,
     check_unchanged,
     explain_missing_interpreter,
     explain_os_error,
@@ -134,7 +132,7 @@ def start_process(
     streams: JobStreams,
     before: Callable[[], object] | None,
 ) -> Process:
-    """Start the process of a step, in a sandbox if there are any. See `process.spawn`.
+    """Start the process of a step, in a sandbox if there are any. See `spawning.spawn`.
 
     Raises:
         SpawnError: with the system's words; what is wrong inside a sandbox shows only in the process's status.
@@ -174,7 +172,7 @@ def start_process(
 
 
 def adopt_process(record: ProcessRecord, find_end: FindEnd, spool: Spool, job_id: str) -> Process | None:
-    """Take hold of a job's process. See `process.adopt`."""
+    """Take hold of a job's process. See `adopting.adopt`."""
     process, step = adopt(record, find_end), record.step
     if process is None or spool.read_outcome(job_id, step) is None:
         return process

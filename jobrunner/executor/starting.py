@@ -18,10 +18,11 @@ from functools import partial
 
 from jobrunner.domain.job import ErrorCode, Job, JobError
 from jobrunner.domain.spec import COOKIE, STEP_COOKIE, InputKind, Step
-from jobrunner.executor import process as processes
+from jobrunner.executor.adopting import find_by_cookie
 from jobrunner.executor.limits import OutputLimit
-from jobrunner.executor.process import Process, SpawnError
+from jobrunner.executor.process import Process
 from jobrunner.executor.sandbox import start_process
+from jobrunner.executor.spawning import SpawnError, explain_os_error
 from jobrunner.executor.surroundings import Surroundings
 from jobrunner.proc import boot_id
 from jobrunner.programs import find_program
@@ -36,7 +37,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SpawnError(processes.explain_os_error(error)) from error
+        raise SpawnError(explain_os_error(error)) from error
 
 
 class Starter:
@@ -164,7 +165,7 @@ class Starter:
         if (orphan := self._around.ends.find_orphan(self._job.id, index)) is not None:
             record = ProcessRecord(orphan.pid, orphan.start_ticks, boot_id(), index)
         else:
-            record = processes.find_by_cookie(self._job.id, index)
+            record = find_by_cookie(self._job.id, index)
         if record is not None:
             # Once it has ended it can't be found like this any more.
             self.record(record)

@@ -15,13 +15,13 @@ from jobrunner.clock import Now
 from jobrunner.domain.access import Caller, Grant, Scope
 from jobrunner.domain.errors import Forbidden, JobNotFound, StorageError, Unauthenticated
 from jobrunner.domain.ids import parse_job_reference
-from jobrunner.domain.job import FaceNumber, Job
+from jobrunner.domain.job import DialectNumber, Job
 from jobrunner.secretfile import load_secret
 from jobrunner.service.tokens import hash_secret
 from jobrunner.store import jobs as job_store
 from jobrunner.store import tokens as store
+from jobrunner.store.dialects import find_numbered
 from jobrunner.store.engine import Connection, Database
-from jobrunner.store.faces import find_numbered
 from jobrunner.store.tokens import Token
 
 __all__ = ["Access", "Caller", "Scope"]
@@ -197,7 +197,7 @@ class Access:
     def job_for(
         self,
         connection: Connection,
-        reference: str | FaceNumber,
+        reference: str | DialectNumber,
         caller: Caller,
         scope: Scope,
         *,
@@ -210,7 +210,7 @@ class Access:
             reference: the job's uuid or number, as the client wrote it; or what its dialect calls it.
             caller: who is asking.
             scope: what is to be done with it.
-            api: only jobs that came through this face of the service; None: all.
+            api: only jobs that came through this API; None: all.
 
         Raises:
             Forbidden: the token has not this scope, whatever the job.
@@ -275,8 +275,8 @@ class Access:
         return owner if owner is not None or caller.grant.sees_all else caller.name
 
 
-def _find_job(connection: Connection, reference: str | FaceNumber) -> Job | None:
-    if isinstance(reference, FaceNumber):
+def _find_job(connection: Connection, reference: str | DialectNumber) -> Job | None:
+    if isinstance(reference, DialectNumber):
         return find_numbered(connection, reference)
     key = parse_job_reference(reference)
     return job_store.find_job(connection, key) if key is not None else None

@@ -11,8 +11,8 @@ from jobrunner.hints import Hints
 from jobrunner.service.access import Access
 from jobrunner.service.audit import Audit
 from jobrunner.service.document import render_job, render_time
-from jobrunner.service.jobs import JobService
 from jobrunner.service.output import OutputService
+from jobrunner.service.submitting import SubmissionService
 from jobrunner.store import callbacks as store
 from jobrunner.store.engine import Connection, Database
 from jobrunner.store.jobs import load_inputs
@@ -25,12 +25,18 @@ class CallbackService:
     """What can be done with callbacks. One object serves all threads of a process."""
 
     def __init__(
-        self, database: Database, hints: Hints, access: Access, jobs: JobService, audit: Audit, now: Now
+        self,
+        database: Database,
+        hints: Hints,
+        access: Access,
+        submissions: SubmissionService,
+        audit: Audit,
+        now: Now,
     ) -> None:
         self._database = database
         self._hints = hints
         self._access = access
-        self._jobs = jobs
+        self._submissions = submissions
         self._audit = audit
         self._now = now
 
@@ -57,7 +63,7 @@ class CallbackService:
 
         def write(connection: Connection) -> tuple[Job, tuple[Callback, ...]]:
             job = self._access.job_for(connection, reference, caller, Scope.READ)
-            self._jobs.require_again(job.spec, caller, lambda: load_inputs(connection, job.number))
+            self._submissions.require_again(job.spec, caller, lambda: load_inputs(connection, job.number))
             if job.spec.callback_url is None:
                 raise NoCallback
             if not store.send_again(connection, job.number, self._now()):

@@ -7,8 +7,8 @@ from jobrunner.domain.exitstatus import ExitStatus, signal_name
 from jobrunner.domain.job import CancelRequest, Job, JobError
 from jobrunner.domain.spec import InputKind
 from jobrunner.domain.streams import Stream
-from jobrunner.service.jobs import Plan
 from jobrunner.service.output import OutputService
+from jobrunner.service.submitting import Plan
 
 TEXT_MOST = 1 << 20
 """Most bytes of a stream that a document includes: its tail, if it is longer."""

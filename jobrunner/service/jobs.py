@@ -1,8 +1,12 @@
-"""The use cases of jobs. The same methods stand behind HTTP and the command line."""
+"""The use cases of jobs that are there: to look them up, to wait for them, to end and to forget them.
+
+How there come to be some is in `jobrunner.service.submitting`. The same
+methods stand behind HTTP and the command line.
+"""
 
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -11,20 +15,16 @@ from jobrunner.clock import Now
 from jobrunner.domain.access import Caller, Scope
 from jobrunner.domain.errors import InvalidRequest, JobNotEnded, JobNotFound, JobNotRunning
 from jobrunner.domain.exitstatus import parse_signal, signal_name
-from jobrunner.domain.ids import make_job_id
-from jobrunner.domain.job import CancelRequest, FaceNumber, IdempotencyKey, Job, JobFilter, JobPage, NewJob
-from jobrunner.domain.spec import Input, JobSpec, Step
+from jobrunner.domain.job import CancelRequest, DialectNumber, Job, JobFilter, JobPage
 from jobrunner.domain.states import JobState
 from jobrunner.hints import Hint, Hints
 from jobrunner.service.access import Access
-from jobrunner.service.admission import Admission
 from jobrunner.service.audit import Audit
-from jobrunner.service.commands import LoadInputs
-from jobrunner.service.submission import SpecMaker, StepAsked, Submission
+from jobrunner.service.timelimits import TimeLimits
 from jobrunner.service.waiting import Listener, Waiters
 from jobrunner.spool import Spool
 from jobrunner.store import jobs as store
-from jobrunner.store.engine import Connection, Database, one_moment
+from jobrunner.store.engine import Connection, Database
 from jobrunner.store.listing import list_jobs
 
 
@@ -34,27 +34,6 @@ class CancelAsked:
 
     signal: str | None = None
     grace: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """What became of a submission.
-
-    Attributes:
-        is_repeat: nothing was started; the job is the one that the first submission with this key has made.
-    """
-
-    job: Job
-    is_repeat: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a submission would run, within which limits, and the rules that allow its steps."""
-
-    spec: JobSpec
-    limits: Mapping[str, int | str]
-    rules: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +48,8 @@ class SignedStream:
 class JobService:
     """What can be done with jobs. One object serves all threads of a process.
 
-    ``api`` names the face that these jobs come through. One that is a dialect
-    (``is_dialect``) counts its jobs, and sees no others.
+    Attributes:
+        only_api: a dialect, to whose jobs everything here is limited; None: to none.
     """
 
     def __init__(
@@ -80,12 +59,10 @@ class JobService:
         hints: Hints,
         access: Access,
         waiters: Waiters,
-        specs: SpecMaker,
-        admission: Admission,
+        limits: TimeLimits,
         audit: Audit,
         *,
-        api: str,
-        is_dialect: bool = False,
+        only_api: str | None = None,
         now: Now,
     ) -> None:
         self._database = database
@@ -93,169 +70,15 @@ class JobService:
         self._hints = hints
         self._access = access
         self._waiters = waiters
-        self._specs = specs
-        self._api = api
-        self._is_dialect = is_dialect
-        self._admission = admission
+        self._limits = limits
         self._audit = audit
+        self.only_api = only_api
         self._now = now
 
-    @property
-    def longest(self) -> Mapping[str, float]:
-        """Most seconds that a ``timeout`` and a ``grace`` period may have."""
-        return self._specs.longest
+    def _job_for(self, connection: Connection, reference: str | DialectNumber, caller: Caller, scope: Scope) -> Job:
+        return self._access.job_for(connection, reference, caller, scope, api=self.only_api)
 
-    def submit(
-        self,
-        asked: Submission,
-        caller: Caller,
-        *,
-        wait: float = 0,
-        key: IdempotencyKey | None = None,
-        job_id: str | None = None,
-    ) -> Accepted:
-        """Queue a job; it is durable when this returns.
-
-        Args:
-            asked: what to run.
-            caller: who asks; the job will be theirs.
-            wait: seconds to wait for its end.
-            key: a repeat with the same key starts nothing, and is answered with the job of the first.
-            job_id: of `make_id`, when somebody listens to the job already; None: a new one.
-
-        Raises:
-            InvalidRequest: with everything that is wrong.
-            Forbidden: policy or the caller's token refuses.
-            NameInUse: it is exclusive, and another job has its name.
-            TooBusy: too many wait already, the queue is full, or the service is drained; nothing was stored.
-            StorageError: nothing was stored.
-        """
-        self._require(caller, asked, [step.script for step in asked.steps])
-        spec, inputs = self._specs.make(asked, caller)
-        return self._add("submit", spec, inputs, caller, wait, key, job_id)
-
-    def make_id(self) -> str:
-        """Make the id of a job that is to be submitted now."""
-        return make_job_id(int(self._now().timestamp() * 1000))
-
-    def rerun(
-        self, reference: str | FaceNumber, caller: Caller, *, wait: float = 0, key: IdempotencyKey | None = None
-    ) -> Accepted:
-        """Queue a new job with the specification and inputs of another; as `submit`.
-
-        Raises:
-            JobNotFound: there is none to see.
-            InvalidRequest, Forbidden: it would not be accepted today, or not of this caller.
-            NameInUse, TooBusy, StorageError: nothing was stored.
-        """
-        with self._database.read() as connection, one_moment(connection):
-            # Who may run something has to see it, to know what it is.
-            job = self._job_for(connection, reference, caller, Scope.READ)
-            inputs = store.load_inputs(connection, job.number)
-        spec = self.require_again(job.spec, caller, lambda: inputs)
-        return self._add("rerun", spec, inputs, caller, wait, key)
-
-    def require_again(self, spec: JobSpec, caller: Caller, load_inputs: LoadInputs) -> JobSpec:
-        """Let those pass who may submit today what is a job already.
-
-        Args:
-            spec: of the job.
-            caller: who would submit it again.
-            load_inputs: returns what came with it; called only if that matters.
-
-        Returns:
-            What would be run today.
-
-        Raises:
-            InvalidRequest, Forbidden: it would not be accepted, or not of this caller.
-        """
-        self._require(caller, spec, [self._specs.script(step) for step in spec.steps])
-        return self._specs.check(spec, caller, load_inputs)
-
-    def plan(self, asked: Submission, caller: Caller) -> Plan:
-        """Say what a submission would run, or refuse it as `submit` would; nothing is stored.
-
-        Raises:
-            InvalidRequest, Forbidden, NameInUse, TooBusy, StorageError: as `submit`.
-        """
-        self._require(caller, asked, [step.script for step in asked.steps])
-        spec, _ = self._specs.make(asked, caller)
-        with self._database.read() as connection:
-            self._admission.check(connection, spec, caller, self._own_api)
-        return Plan(spec, self._specs.limits(), tuple(self._specs.rule(step, caller) for step in spec.steps))
-
-    def _require(self, caller: Caller, asked: Submission | JobSpec, scripts: Sequence[str | None]) -> None:
-        """Judge what each step asks for; ``scripts`` are the names of those that are catalogued."""
-        if not asked.steps:
-            self._access.require(caller, Scope.EXEC)  # what is wrong with that is for who may submit anything
-        steps: Sequence[Step | StepAsked] = asked.steps
-        for step, script in zip(steps, scripts, strict=True):
-            is_placed = asked.cwd is not None and not (isinstance(asked, Submission) and asked.is_cwd_ours)
-            surroundings = any((asked.env, is_placed, step.env, step.cwd is not None))
-            self._access.require_submission(caller, script, changes_surroundings=surroundings)
-        if asked.callback_url is not None:
-            self._access.require(caller, Scope.READ)  # a callback has the job's output
-
-    def _add(
-        self,
-        action: str,
-        spec: JobSpec,
-        inputs: list[Input],
-        caller: Caller,
-        wait: float,
-        key: IdempotencyKey | None,
-        job_id: str | None = None,
-    ) -> Accepted:
-        now = self._now()
-        new = NewJob(
-            id=job_id or self.make_id(),
-            owner=caller.name,
-            api=self._api,
-            created_at=now,
-            spec=spec,
-            is_numbered=self._is_dialect,
-        )
-        if wait <= 0:
-            return self._store(action, new, inputs, caller, key)
-        self._access.require(caller, Scope.READ)
-        # The seat comes first: a client that was refused for want of one must
-        # not have started anything.
-        with self._waiters.listen(new.id, caller) as listener:
-            accepted = self._store(action, new, inputs, caller, key)
-            if not accepted.is_repeat:
-                return Accepted(self._await(listener, accepted.job, caller, wait))
-        return Accepted(self.wait(accepted.job, caller, wait), is_repeat=True)
-
-    def _store(
-        self, action: str, new: NewJob, inputs: list[Input], caller: Caller, key: IdempotencyKey | None
-    ) -> Accepted:
-        def add(connection: Connection) -> Accepted:
-            if key is not None:
-                number = self._admission.find_repeated(connection, caller.name, key)
-                if number is not None:
-                    return Accepted(self._job_for(connection, str(number), caller, Scope.RUN), is_repeat=True)
-            self._admission.check(connection, new.spec, caller, self._own_api)
-            job = store.add_job(connection, new, inputs)
-            if key is not None:
-                self._admission.remember(connection, caller.name, key, job.number)
-            return Accepted(job)
-
-        accepted = self._database.write_together(add, durable=True)
-        if not accepted.is_repeat:
-            self._hints.wake_executor(Hint.QUEUED)
-        rules = dict.fromkeys(self._specs.rule(step, caller) for step in accepted.job.spec.steps)
-        self._audit.submission(action, caller, accepted.job, rule=", ".join(rules), is_repeat=accepted.is_repeat)
-        return accepted
-
-    def _job_for(self, connection: Connection, reference: str | FaceNumber, caller: Caller, scope: Scope) -> Job:
-        return self._access.job_for(connection, reference, caller, scope, api=self._own_api)
-
-    @property
-    def _own_api(self) -> str | None:
-        """The face to whose jobs everything here is limited; None: to none."""
-        return self._api if self._is_dialect else None
-
-    def get(self, reference: str | FaceNumber, caller: Caller, scope: Scope = Scope.READ) -> Job:
+    def get(self, reference: str | DialectNumber, caller: Caller, scope: Scope = Scope.READ) -> Job:
         """Look a job up, to do something with it that needs this scope.
 
         Raises:
@@ -287,9 +110,12 @@ class JobService:
             return job
         with self._waiters.listen(job.id, caller) as listener:
             # Only now that hints are heard: it may have ended before.
-            return self._await(listener, self.get(job.id, caller), caller, seconds)
+            return self.wait_heard(listener, self.get(job.id, caller), caller, seconds)
 
-    def _await(self, listener: Listener, job: Job, caller: Caller, seconds: float, scope: Scope = Scope.READ) -> Job:
+    def wait_heard(
+        self, listener: Listener, job: Job, caller: Caller, seconds: float, scope: Scope = Scope.READ
+    ) -> Job:
+        """Wait as `wait` does, on a seat that was taken already."""
         deadline = time.monotonic() + seconds
         more = True
         while more and not job.state.is_ended:
@@ -297,7 +123,7 @@ class JobService:
             job = self.get(job.id, caller, scope)
         return job
 
-    def cancel(self, reference: str | FaceNumber, caller: Caller, asked: CancelAsked) -> Job:
+    def cancel(self, reference: str | DialectNumber, caller: Caller, asked: CancelAsked) -> Job:
         """Ask a job to end. Harmless to repeat; a running job may outlive the call by its grace period.
 
         Raises:
@@ -309,7 +135,7 @@ class JobService:
             by=caller.name,
             at=self._now(),
             signal=_signal_number(asked.signal) if asked.signal is not None else signal.SIGTERM,
-            grace=self._specs.checked_grace(asked.grace),
+            grace=self._limits.checked_grace(asked.grace),
         )
 
         return self._cancel(
@@ -348,7 +174,7 @@ class JobService:
         self._audit.job("cancel", caller, job, signal=signal_name(request.signal), grace=request.grace)
         return job
 
-    def signal(self, reference: str | FaceNumber, caller: Caller, name: str) -> Job:
+    def signal(self, reference: str | DialectNumber, caller: Caller, name: str) -> Job:
         """Send a signal to a running job's process group; it goes out soon after.
 
         Raises:
@@ -371,7 +197,7 @@ class JobService:
         self._audit.job("signal", caller, job, signal=signal_name(number))
         return job
 
-    def delete(self, reference: str | FaceNumber, caller: Caller, *, force: bool, patience: float) -> None:
+    def delete(self, reference: str | DialectNumber, caller: Caller, *, force: bool, patience: float) -> None:
         """Forget a job and remove its files. Nobody is told of it any more, though a callback be owed.
 
         Args:
@@ -390,7 +216,7 @@ class JobService:
         if force and not job.state.is_ended:
             with self._waiters.listen(job.id, caller) as listener:  # before anything is killed
                 job = self.cancel(job.id, caller, CancelAsked(signal="SIGKILL", grace=0))
-                job = self._await(listener, job, caller, patience, Scope.CANCEL)
+                job = self.wait_heard(listener, job, caller, patience, Scope.CANCEL)
 
         def write(connection: Connection) -> None:
             if not store.delete_ended_job(connection, job.number):

@@ -1,9 +1,9 @@
 """From what a client asked for to what will be run."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from jobrunner.config import Executor, Output, Policy
+from jobrunner.config import Output, Policy
 from jobrunner.domain.access import Caller
 from jobrunner.domain.addresses import AddressPolicy
 from jobrunner.domain.callback import parse_url
@@ -23,6 +23,7 @@ from jobrunner.domain.spec import (
 from jobrunner.domain.states import Priority
 from jobrunner.service.catalogue import Catalogue
 from jobrunner.service.commands import CommandRules, LoadInputs
+from jobrunner.service.timelimits import TimeLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class StepAsked:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a client asked for, as it was asked; each face of the service makes one.
+    """What a client asked for, as it was asked; each API makes one.
 
     Attributes:
         steps: what to run, one after the other.
@@ -103,7 +104,7 @@ class SpecMaker:
 
     def __init__(
         self,
-        limits: Executor,
+        limits: TimeLimits,
         output: Output,
         policy: Policy,
         commands: CommandRules,
@@ -120,7 +121,7 @@ class SpecMaker:
     @property
     def longest(self) -> Mapping[str, float]:
         """Most seconds that a ``timeout`` and a ``grace`` period may have."""
-        return {"timeout": self._limits.max_timeout, "grace": self._limits.max_grace}
+        return self._limits.longest
 
     def make(self, asked: Submission, caller: Caller) -> tuple[JobSpec, list[Input]]:
         """Return the specification of the job, and the content of what came with it.
@@ -130,13 +131,12 @@ class SpecMaker:
             ShellNotAllowed, CommandNotAllowed: policy refuses, or the caller's token.
         """
         self._check_policy(asked.steps)
-        problems = self._limit_problems(asked)
-        problems.extend(self._callback_problems(asked.callback_url))
+        problems = self._problems(asked)
         inputs = _inputs(asked)
         spec = JobSpec(
             steps=self._steps(asked, problems),
             timeout=asked.timeout if asked.timeout is not None else self._limits.default_timeout,
-            grace=asked.grace if asked.grace is not None else self._limits.grace,
+            grace=asked.grace if asked.grace is not None else self._limits.default_grace,
             env=asked.env,
             bare_env=asked.bare_env,
             cwd=asked.cwd,
@@ -210,8 +210,7 @@ class SpecMaker:
             InvalidRequest, ShellNotAllowed, CommandNotAllowed: it would not be accepted now.
         """
         self._check_policy(spec.steps)
-        problems = self._limit_problems(spec)
-        problems.extend(self._callback_problems(spec.callback_url))
+        problems = self._problems(spec)
         spec = replace(spec, steps=tuple(self._find_again(spec, index, problems) for index in range(len(spec.steps))))
         if problems:
             raise InvalidRequest(problems)
@@ -246,18 +245,9 @@ class SpecMaker:
         if not self._policy.allow_shell and any(step.kind.needs_shell for step in steps):
             raise ShellNotAllowed
 
-    def _limit_problems(self, asked: Submission | JobSpec) -> list[Problem]:
-        problems = list(self._timeout_problems("#/timeout", asked.timeout))
-        steps: Sequence[Step | StepAsked] = asked.steps
-        for index, step in enumerate(steps):
-            problems.extend(self._timeout_problems(f"{step_pointer(index, is_sequence=True)}/timeout", step.timeout))
-        problems.extend(self._grace_problems(asked.grace))
-        return problems
-
-    def _timeout_problems(self, at: str, timeout: float | None) -> Iterator[Problem]:
-        most = self._limits.max_timeout
-        if timeout is not None and not 0 < timeout <= most:
-            yield Problem(at, f"must be more than 0 and at most {most:.15g} seconds ([executor] max_timeout)")
+    def _problems(self, asked: Submission | JobSpec) -> list[Problem]:
+        """Name what the configuration of today does not allow."""
+        return [*self._limits.problems(asked), *self._callback_problems(asked.callback_url)]
 
     def _callback_problems(self, url: str | None) -> Iterator[Problem]:
         """Name what is wrong with the URL of a callback, as far as that is known without looking its host up."""
@@ -269,22 +259,6 @@ class SpecMaker:
             problem = str(error)
         if problem is not None:
             yield Problem("#/callback_url", problem)
-
-    def checked_grace(self, grace: float | None) -> float | None:
-        """Return a grace period as it was given.
-
-        Raises:
-            InvalidRequest: it is out of range.
-        """
-        if problems := self._grace_problems(grace):
-            raise InvalidRequest(problems)
-        return grace
-
-    def _grace_problems(self, grace: float | None) -> list[Problem]:
-        most = self._limits.max_grace
-        if grace is None or 0 <= grace <= most:
-            return []
-        return [Problem("#/grace", f"must be from 0 to {most:.15g} seconds ([executor] max_grace)")]
 
 
 def _inputs(asked: Submission) -> list[Input]:

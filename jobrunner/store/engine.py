@@ -1,30 +1,26 @@
 """The database: one for reading, one writer at a time, whoever the processes are."""
 
 import errno
-import fcntl
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy import Connection
 
-from jobrunner.domain.errors import StorageError, StorageFull, StorageReadOnly
+from jobrunner.domain.errors import StorageError, StorageFull
+from jobrunner.store.connecting import make_engine
 from jobrunner.store.reserve import Reserve
 from jobrunner.store.together import GroupCommit
+from jobrunner.store.translation import storage_errors, translate
+from jobrunner.store.writelock import WriteLock
 
 __all__ = ["Connection", "Database", "one_moment"]
 
 T = TypeVar("T")
-
-OUTSIDER_TIMEOUT = 10.0
-"""Seconds to wait for a writer that does not queue with us: a shell, a backup tool."""
 
 
 class Database:
@@ -47,15 +43,15 @@ class Database:
         """
         self.path = path
         self._syncs = synchronous == "full"
-        self._reader = self._make_engine(writes=False)
-        self._writer = self._make_engine(writes=True)
+        self._reader = make_engine(path, writes=False)
+        self._writer = make_engine(path, writes=True)
         self._writing: Connection | None = None  # guarded by the write lock
         self._group = GroupCommit(self.write, self._sync)
         self.reserve = Reserve(path.parent)
         self._is_distrusted = False
         self._wal: int | None = None
         self._opening_wal = threading.Lock()
-        self._lock = _WriteLock(path.with_name(path.name + ".write-lock"))
+        self._lock = WriteLock(path.with_name(path.name + ".write-lock"))
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -64,7 +60,7 @@ class Database:
         Raises:
             StorageError: the database can't be read.
         """
-        with _storage_errors(), self._reader.connect() as connection:
+        with storage_errors(), self._reader.connect() as connection:
             yield connection
 
     @contextmanager
@@ -80,7 +76,7 @@ class Database:
             StorageFull, StorageReadOnly, StorageError: nothing was written.
         """
         try:
-            with self._lock, _storage_errors():
+            with self._lock, storage_errors():
                 if self._writing is None:
                     # Kept: to check one out of the pool for each transaction costs as much as the transaction.
                     self._writing = self._writer.connect()
@@ -146,8 +142,8 @@ class Database:
             # SQLite would make it readable to others, and it holds what jobs were given.
             os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         except OSError as error:
-            raise _translate(error) from error
-        with _storage_errors(), self._reader.connect() as connection:
+            raise translate(error) from error
+        with storage_errors(), self._reader.connect() as connection:
             source = connection.connection.driver_connection
             assert isinstance(source, sqlite3.Connection)
             try:
@@ -158,7 +154,7 @@ class Database:
                 finally:
                     copy.close()
             except sqlite3.Error as error:
-                raise _translate(error) from error
+                raise translate(error) from error
 
     def close(self) -> None:
         """Close every connection; the object can be used again, also after a fork."""
@@ -196,7 +192,7 @@ class Database:
 
     def _rewrite(self) -> None:
         """Write the whole log into the database, which SQLite syncs, so that nothing depends on the log any more."""
-        with self._lock, _storage_errors(), self._reader.connect() as connection:
+        with self._lock, storage_errors(), self._reader.connect() as connection:
             busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
         if busy:
             raise OSError(errno.EIO, "the log could not be written back after an error of the disk")
@@ -222,41 +218,8 @@ class Database:
         """Write the write-ahead log back into the database and give its space back, as far as nobody needs it."""
         # On a full disk that may be the space to go on with; if there is none
         # even for this, the disk is as full as before, which the caller knows.
-        with suppress(StorageError), self._lock, _storage_errors(), self._reader.connect() as connection:
+        with suppress(StorageError), self._lock, storage_errors(), self._reader.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    def _make_engine(self, *, writes: bool) -> Engine:
-        engine = create_engine(
-            f"sqlite:///{self.path}",
-            hide_parameters=True,  # of errors: what jobs are given is for no log
-            poolclass=QueuePool,
-            # Writers queue on our lock, so one connection is enough for them.
-            pool_size=1 if writes else 8,
-            max_overflow=-1,
-            # There is never a transaction left over: read connections have
-            # none, write connections end theirs with the block.
-            pool_reset_on_return=None,
-            connect_args={"timeout": OUTSIDER_TIMEOUT, "check_same_thread": False},
-        )
-
-        @event.listens_for(engine, "connect")
-        def set_up(connection: sqlite3.Connection, _record: object) -> None:
-            connection.isolation_level = None  # we say BEGIN, not the driver
-            _switch_to_wal(connection)
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute("PRAGMA foreign_keys = ON")
-
-        if writes:
-
-            @event.listens_for(engine, "begin")
-            def begin(connection: Connection) -> None:
-                # A deferred BEGIN that reads first and then writes fails at
-                # once, whatever the timeout, when another has written meanwhile.
-                driver = connection.connection.driver_connection
-                assert isinstance(driver, sqlite3.Connection)
-                driver.execute("BEGIN IMMEDIATE")
-
-        return engine
 
 
 @contextmanager
@@ -276,57 +239,6 @@ def one_moment(connection: Connection) -> Iterator[None]:
         connection.rollback()  # harmless if an error has ended it already
 
 
-def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Set the journal mode, which the file then keeps. SQLite does not wait here for others that do the same."""
-    deadline = time.monotonic() + OUTSIDER_TIMEOUT
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
-
-
-class _WriteLock:
-    """One writer at a time: among the threads of this process, then among processes.
-
-    ``flock`` belongs to the open file, so the kernel frees it when a process
-    dies, and a thread needs the inner lock before it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._thread_lock = threading.Lock()
-        self._fd: int | None = None
-
-    def __enter__(self) -> None:
-        self._thread_lock.acquire()
-        try:
-            if self._fd is None:
-                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-        except OSError as error:
-            self._thread_lock.release()
-            raise _translate(error) from error
-        except BaseException:
-            self._thread_lock.release()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        assert self._fd is not None
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-        self._thread_lock.release()
-
-    def close(self) -> None:
-        with self._thread_lock:
-            if self._fd is not None:
-                os.close(self._fd)
-                self._fd = None
-
-
 @contextmanager
 def _whole(connection: Connection) -> Iterator[None]:
     """Commit at the end, roll back on an error: also after a commit that failed, which SQLAlchemy takes for ended."""
@@ -339,31 +251,3 @@ def _whole(connection: Connection) -> Iterator[None]:
             with suppress(sqlite3.Error):
                 driver.rollback()
         raise
-
-
-@contextmanager
-def _storage_errors() -> Iterator[None]:
-    try:
-        yield
-    except (DBAPIError, sqlite3.Error) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        if isinstance(cause, sqlite3.DatabaseError) and not isinstance(
-            cause, (sqlite3.IntegrityError, sqlite3.ProgrammingError)
-        ):
-            raise _translate(cause) from error
-        raise
-
-
-_FULL = {sqlite3.SQLITE_FULL}
-_READ_ONLY = {sqlite3.SQLITE_READONLY}
-
-
-def _translate(error: Any) -> StorageError:
-    """Put the system's words into the domain's exception."""
-    words = str(error)
-    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if primary in _FULL or getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}:
-        return StorageFull(words)
-    if primary in _READ_ONLY or getattr(error, "errno", None) == errno.EROFS:
-        return StorageReadOnly(words)
-    return StorageError(words)

@@ -16,7 +16,7 @@ from jobrunner.domain.spec import Input, InputKind
 from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Hole, Stream
 from jobrunner.store.callbacks import ENDED, end_job
-from jobrunner.store.faces import take_number
+from jobrunner.store.dialects import take_number
 from jobrunner.store.models import QUEUED, RUNNING, InputRow, JobRow, LabelRow, SignalRow
 from jobrunner.store.rows import COLUMNS, to_holes, to_job, to_text
 
@@ -29,7 +29,7 @@ _STATE = select(JobRow.state).where(JobRow.number == bindparam("number"))
 def add_job(connection: Connection, new: NewJob, inputs: Sequence[Input]) -> Job:
     """Store a submission; it is queued from the commit on."""
     spec = new.spec
-    face_number = take_number(connection, new.api) if new.is_numbered else None
+    dialect_number = take_number(connection, new.api) if new.is_numbered else None
     number = connection.execute(
         _INSERT,
         {
@@ -43,7 +43,7 @@ def add_job(connection: Connection, new: NewJob, inputs: Sequence[Input]) -> Job
             "state": JobState.QUEUED.value,
             "created_at": to_text(new.created_at),
             "callback_url": spec.callback_url,
-            "face_number": face_number,
+            "dialect_number": dialect_number,
         },
     ).scalar_one()
     if spec.labels:
@@ -63,7 +63,7 @@ def add_job(connection: Connection, new: NewJob, inputs: Sequence[Input]) -> Job
         spec=spec,
         state=JobState.QUEUED,
         created_at=new.created_at,
-        face_number=face_number,
+        dialect_number=dialect_number,
     )
 
 
@@ -197,7 +197,7 @@ class Named(NamedTuple):
 
 
 def find_active_name(connection: Connection, name: str, api: str | None = None) -> Named | None:
-    """Return the first job of this name that has not ended; with ``api`` of those that came through this face."""
+    """Return the first job of this name that has not ended; with ``api`` of those that came through this API."""
     row = connection.execute(_ACTIVE_NAME, {"name": name, "api": api}).one_or_none()
     return Named(*row) if row is not None else None
 

@@ -46,7 +46,7 @@ class JobRow(Base):
     is no longer kept of the streams. ``ending`` is the state that a running job was
     told to end in. ``steps`` is JSON: begin and end of the steps that have ended well,
     and the begin of the one after them; null until the first of several has.
-    ``face_number`` is what a dialect calls the job, if it came through one: they count
+    ``dialect_number`` is what a dialect calls the job, if it came through one: they count
     up from 0 in each, in the order of ``number``. The deadline is not stored: it is
     ``started_at`` plus the timeout of ``spec``.
     """
@@ -82,7 +82,7 @@ class JobRow(Base):
     ending: Mapped[str | None]
     steps: Mapped[str | None]
     callback_url: Mapped[str | None]
-    face_number: Mapped[int | None]
+    dialect_number: Mapped[int | None]
 
     __table_args__ = (
         CheckConstraint(f"state IN ({', '.join(repr(state.value) for state in JobState)})", name="state"),
@@ -109,13 +109,13 @@ _partial("ix_job_name", _JOB.name, _JOB.number, where=_JOB.name.is_not(None))
 # For exclusive names: at most as long as there are jobs that have not ended.
 _partial("ix_job_active_name", _JOB.name, _JOB.number, where=and_(_JOB.name.is_not(None), _JOB.finished_at.is_(None)))
 # What a dialect shows of its jobs: none of all the others.
-Index("ix_job_face", _JOB.api, _JOB.face_number, unique=True, sqlite_where=_JOB.face_number.is_not(None))
+Index("ix_job_dialect", _JOB.api, _JOB.dialect_number, unique=True, sqlite_where=_JOB.dialect_number.is_not(None))
 
 
-class FaceRow(Base):
-    """A dialect through which jobs came, and the ``face_number`` of the next one: none comes twice."""
+class DialectRow(Base):
+    """A dialect through which jobs came, and the ``dialect_number`` of the next one: none comes twice."""
 
-    __tablename__ = "face"
+    __tablename__ = "dialect"
 
     api: Mapped[str] = mapped_column(primary_key=True)
     next_number: Mapped[int]

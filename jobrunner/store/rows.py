@@ -17,7 +17,7 @@ COLUMNS = (
     JobRow.executor, JobRow.created_at, JobRow.started_at, JobRow.finished_at, JobRow.exit_code, JobRow.exit_signal,
     JobRow.error_code, JobRow.error_detail, JobRow.cancel_by, JobRow.cancel_at, JobRow.cancel_signal,
     JobRow.cancel_grace, JobRow.signals, JobRow.stdout_bytes, JobRow.stderr_bytes, JobRow.holes,
-    JobRow.ending, JobRow.callback_url, JobRow.steps, JobRow.face_number,
+    JobRow.ending, JobRow.callback_url, JobRow.steps, JobRow.dialect_number,
 )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def to_job(row: Any) -> Job:
         holes=to_holes(row.holes),
         ending=JobState(row.ending) if row.ending is not None else None,
         spans=_to_spans(row.steps),
-        face_number=row.face_number,
+        dialect_number=row.dialect_number,
     )
 
 

@@ -16,6 +16,7 @@ from jobrunner.service.files import FileService
 from jobrunner.service.health import HealthService
 from jobrunner.service.jobs import JobService
 from jobrunner.service.output import OutputService
+from jobrunner.service.submitting import SubmissionService
 from jobrunner.service.waiting import Waiters
 
 EXTENSION = "jobrunner"
@@ -26,6 +27,7 @@ class Services:
     """The use cases, and the settings that are about HTTP."""
 
     jobs: JobService
+    submissions: SubmissionService
     output: OutputService
     files: FileService
     callbacks: CallbackService

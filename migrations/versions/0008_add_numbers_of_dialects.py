@@ -14,18 +14,22 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
-        "face",
+        "dialect",
         sa.Column("api", sa.String(), nullable=False),
         sa.Column("next_number", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("api", name=op.f("pk_face")),
+        sa.PrimaryKeyConstraint("api", name=op.f("pk_dialect")),
     )
-    op.add_column("job", sa.Column("face_number", sa.Integer(), nullable=True))
+    op.add_column("job", sa.Column("dialect_number", sa.Integer(), nullable=True))
     op.create_index(
-        "ix_job_face", "job", ["api", "face_number"], unique=True, sqlite_where=sa.text("face_number IS NOT NULL")
+        "ix_job_dialect",
+        "job",
+        ["api", "dialect_number"],
+        unique=True,
+        sqlite_where=sa.text("dialect_number IS NOT NULL"),
     )
 
 
 def downgrade() -> None:
-    op.drop_index("ix_job_face", table_name="job")
-    op.drop_column("job", "face_number")
-    op.drop_table("face")
+    op.drop_index("ix_job_dialect", table_name="job")
+    op.drop_column("job", "dialect_number")
+    op.drop_table("dialect")

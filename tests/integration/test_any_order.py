@@ -30,7 +30,8 @@ from jobrunner.domain.job import CancelRequest, ErrorCode, IdempotencyKey, Job, 
 from jobrunner.domain.states import ENDED, TRANSITIONS, JobState, Priority
 from jobrunner.domain.streams import Hole, Stream
 from jobrunner.house import House
-from jobrunner.service.jobs import Accepted, CancelAsked
+from jobrunner.service.jobs import CancelAsked
+from jobrunner.service.submitting import Accepted
 from jobrunner.spool import MayHaveRun
 from jobrunner.store import execution
 from jobrunner.store.rows import to_job
@@ -161,7 +162,7 @@ class Rows(Machine):
 
     def submit(self, key: str | None, priority: Priority) -> None:
         asked = argv("true", priority=priority, callback_url="https://example.com/")
-        accepted = self.house.jobs.submit(asked, CALLER, key=IdempotencyKey(key, "the same") if key else None)
+        accepted = self.house.submissions.submit(asked, CALLER, key=IdempotencyKey(key, "the same") if key else None)
         if key in self.keys:
             assert accepted == Accepted(self.jobs[self.keys[key]], is_repeat=True)
             return

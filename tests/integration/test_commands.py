@@ -13,6 +13,7 @@ from jobrunner.domain.spec import JobSpec, Step, StepKind
 from jobrunner.service.catalogue import Catalogue
 from jobrunner.service.commands import CommandRules
 from jobrunner.service.submission import SpecMaker, StepAsked, Submission
+from jobrunner.service.timelimits import TimeLimits
 from tests.factories import CALLER, argv, shell
 
 SHELL = os.path.realpath("/bin/sh")
@@ -41,7 +42,7 @@ class Rules:
         self.caller = Caller("ci", Grant(frozenset({Scope.EXEC}), **grant))
         self.rules = CommandRules(patterns, {"PATH": path.format(place)})
         catalogue = Catalogue(place / "scripts")
-        self.maker = SpecMaker(Executor(), Output(), Policy(), self.rules, catalogue, Callbacks().policy)
+        self.maker = SpecMaker(TimeLimits(Executor()), Output(), Policy(), self.rules, catalogue, Callbacks().policy)
 
     def make(self, asked: Submission) -> JobSpec:
         return self.maker.make(asked, self.caller)[0]

@@ -1,11 +1,10 @@
-"""The use cases of jobs, while nobody runs them; where it matters, an executor does."""
+"""The use cases of jobs that are there, while nobody runs them; where it matters, an executor does."""
 
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 
@@ -15,8 +14,6 @@ from jobrunner.domain.errors import (
     JobNotEnded,
     JobNotFound,
     JobNotRunning,
-    ShellNotAllowed,
-    StorageFull,
     TooBusy,
 )
 from jobrunner.domain.job import JobFilter
@@ -25,12 +22,11 @@ from jobrunner.domain.streams import Stream
 from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.store import execution
-from jobrunner.store import jobs as store
-from tests.factories import CALLER, argv, make_house, make_job, running_executor, shell
+from tests.factories import CALLER, argv, make_house, make_job, running_executor
 from tests.integration.stored import at, count, end_of
 from tests.service import eventually
 
-ANN, BOB, LATE = (Caller(name, ADMINISTRATOR) for name in ("ann", "bob", "late"))
+ANN, LATE = (Caller(name, ADMINISTRATOR) for name in ("ann", "late"))
 
 
 def claim(house: House) -> None:
@@ -46,55 +42,6 @@ def finish(house: House, number: int) -> None:
 
 def every_number(house: House) -> list[int]:
     return [job.number for job in house.jobs.list(JobFilter(), CALLER, limit=1000).jobs]
-
-
-# ── submit ──
-
-
-def test_a_submitted_job_is_queued_under_the_name_of_its_caller(house: House) -> None:
-    job = house.jobs.submit(argv("true"), ANN).job
-
-    assert (job.state, job.owner, job.api, job.number) == (JobState.QUEUED, "ann", "v1", 1)
-    assert UUID(job.id).version == 7
-    assert job.created_at.utcoffset() is not None
-    assert house.jobs.get(job.id, CALLER) == job
-
-
-def test_a_refused_submission_leaves_nothing(house: House) -> None:
-    with pytest.raises(InvalidRequest):
-        house.jobs.submit(argv("true", files={"a/b": b""}), CALLER)
-
-    assert count(house.database, "job") == count(house.database, "job_input") == 0
-
-
-def test_numbers_are_given_in_the_order_of_the_commits(house: House) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        jobs = list(pool.map(lambda _: make_job(house), range(40)))
-
-    assert sorted(job.number for job in jobs) == list(range(1, 41))
-    assert len({job.id for job in jobs}) == 40
-
-
-def test_nothing_is_accepted_when_the_disk_is_nearly_full(data_dir: Path) -> None:
-    house = make_house(data_dir, storage={"min_free_bytes": 1 << 60})
-
-    with pytest.raises(StorageFull, match="min_free_bytes"):
-        make_job(house)
-    assert every_number(house) == []
-    house.database.close()
-    house.hints.close()
-
-
-def test_a_job_survives_the_service(data_dir: Path) -> None:
-    house = make_house(data_dir)
-    job = make_job(house)
-    house.database.close()
-    house.hints.close()
-
-    again = make_house(data_dir)
-    assert again.jobs.get(job.id, CALLER) == job
-    again.database.close()
-    again.hints.close()
 
 
 # ── cancel ──
@@ -152,7 +99,7 @@ def test_what_is_not_there_cannot_be_touched(house: House) -> None:
         lambda: house.jobs.get("1", CALLER),
         lambda: house.jobs.cancel("1", CALLER, CancelAsked()),
         lambda: house.jobs.signal("1", CALLER, "TERM"),
-        lambda: house.jobs.rerun("1", CALLER),
+        lambda: house.submissions.rerun("1", CALLER),
         lambda: house.jobs.delete("1", CALLER, force=True, patience=1),
     ):
         with pytest.raises(JobNotFound):
@@ -178,68 +125,6 @@ def test_only_a_running_job_takes_a_signal(house: House) -> None:
     with house.database.read() as connection:
         (wanted,) = execution.list_signals(connection)
     assert (wanted.number, wanted.signal, wanted.is_running) == (running.number, 10, True)
-
-
-# ── rerun ──
-
-
-def test_a_rerun_is_a_new_job_of_the_same_specification_and_inputs(house: House) -> None:
-    job = house.jobs.submit(
-        shell("cat", stdin=b"\xff", files={"a": b"b"}, labels={"k": "v"}, name="n", env={"A": "b"}),
-        ANN,
-    ).job
-    house.jobs.cancel(job.id, CALLER, CancelAsked())
-
-    again = house.jobs.rerun(job.id, BOB).job
-
-    assert (again.number, again.owner, again.state) == (2, "bob", JobState.QUEUED)
-    assert again.spec == job.spec
-    assert again.id != job.id
-    with house.database.read() as connection:
-        assert set(store.load_inputs(connection, 2)) == set(store.load_inputs(connection, 1)) != set()
-
-
-def test_a_rerun_of_a_deleted_job_s_rerun_still_has_the_inputs(house: House) -> None:
-    job = make_job(house, argv("cat", stdin=b"in"))
-    again = house.jobs.rerun(job.id, CALLER).job
-    house.jobs.cancel(job.id, CALLER, CancelAsked())
-    house.jobs.delete(job.id, CALLER, force=False, patience=0)
-
-    third = house.jobs.rerun(again.id, CALLER).job
-
-    with house.database.read() as connection:
-        assert [given.content for given in store.load_inputs(connection, third.number)] == [b"in"]
-
-
-def test_a_rerun_needs_what_a_submission_of_that_job_would_need(data_dir: Path) -> None:
-    """Policy may have changed since."""
-    house = make_house(data_dir)
-    job = make_job(house, shell("true"))
-    house.database.close()
-    house.hints.close()
-
-    strict = make_house(data_dir, policy={"allow_shell": False})
-    try:
-        with pytest.raises(ShellNotAllowed):
-            strict.jobs.rerun(job.id, CALLER)
-    finally:
-        strict.database.close()
-        strict.hints.close()
-
-
-def test_a_rerun_is_held_to_the_limits_of_today(data_dir: Path) -> None:
-    house = make_house(data_dir)
-    job = make_job(house, argv("true", timeout=7200.0))
-    house.database.close()
-    house.hints.close()
-
-    strict = make_house(data_dir, executor={"max_timeout": 3600.0})
-    try:
-        with pytest.raises(InvalidRequest, match="timeout"):
-            strict.jobs.rerun(job.id, CALLER)
-    finally:
-        strict.database.close()
-        strict.hints.close()
 
 
 # ── delete ──
@@ -343,17 +228,6 @@ def test_who_waits_for_a_job_that_is_deleted_is_told_so(house: House) -> None:
             assert waiting.result(timeout=5).state is JobState.CANCELED
 
 
-def test_a_submission_that_may_not_wait_stores_nothing(data_dir: Path) -> None:
-    house = make_house(data_dir, server={"max_waiters": 0})
-
-    with pytest.raises(TooBusy):
-        house.jobs.submit(argv("true"), CALLER, wait=10)
-
-    assert every_number(house) == []
-    house.database.close()
-    house.hints.close()
-
-
 def test_a_deletion_that_may_not_wait_kills_nothing(data_dir: Path) -> None:
     house = make_house(data_dir, server={"max_waiters": 0})
     job = make_job(house)
@@ -368,21 +242,13 @@ def test_a_deletion_that_may_not_wait_kills_nothing(data_dir: Path) -> None:
         house.hints.close()
 
 
-def test_a_submission_can_wait_for_its_end(house: House) -> None:
-    with running_executor(house):
-        ended = house.jobs.submit(shell("echo hello; exit 3"), CALLER, wait=30).job
-
-    assert ended.state is JobState.FAILED
-    assert house.output.tail(ended, Stream.STDOUT, 100) == (0, b"hello\n")
-
-
 # ── what a job may do to its directory ──
 
 
 def test_a_job_that_leaves_a_deep_tree_keeps_its_exit_status(house: House) -> None:
     nest = "import os\nfor _ in range(30): os.mkdir('d' * 200), os.chdir('d' * 200)\nos._exit(3)"
     with running_executor(house):
-        ended = house.jobs.submit(argv(sys.executable, "-c", nest), CALLER, wait=30).job
+        ended = house.submissions.submit(argv(sys.executable, "-c", nest), CALLER, wait=30).job
 
     assert ended.state is JobState.FAILED, ended.error
     assert ended.status is not None

@@ -13,10 +13,12 @@ from jobrunner.domain.states import Priority
 from jobrunner.service.catalogue import Catalogue
 from jobrunner.service.commands import CommandRules
 from jobrunner.service.submission import SpecMaker, StepAsked, Submission
+from jobrunner.service.timelimits import TimeLimits
 from tests.factories import CALLER, argv, shell
 
 RECEIVERS = Callbacks().policy
 ANY_PROGRAM = CommandRules(EVERYTHING, {})
+LIMITS = TimeLimits(Executor(default_timeout=60.0, max_timeout=3600.0, grace=5.0, max_grace=600.0))
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def scripts(tmp_path: Path) -> Path:
 def maker(scripts: Path) -> SpecMaker:
     """The default configuration, with a ceiling of an hour."""
     return SpecMaker(
-        Executor(default_timeout=60.0, max_timeout=3600.0, grace=5.0, max_grace=600.0),
+        LIMITS,
         Output(),
         Policy(),
         ANY_PROGRAM,
@@ -44,7 +46,9 @@ def maker(scripts: Path) -> SpecMaker:
 @pytest.fixture
 def strict(scripts: Path) -> SpecMaker:
     """A policy without shells."""
-    return SpecMaker(Executor(), Output(), Policy(allow_shell=False), ANY_PROGRAM, Catalogue(scripts), RECEIVERS)
+    return SpecMaker(
+        TimeLimits(Executor()), Output(), Policy(allow_shell=False), ANY_PROGRAM, Catalogue(scripts), RECEIVERS
+    )
 
 
 def pointers(maker: SpecMaker, asked: Submission) -> list[str]:
@@ -143,12 +147,12 @@ def test_a_timeout_out_of_range_is_refused(maker: SpecMaker, timeout: float) -> 
 def test_a_grace_period_out_of_range_is_refused(maker: SpecMaker, grace: float) -> None:
     assert pointers(maker, argv("true", grace=grace)) == ["#/grace"]
     with pytest.raises(InvalidRequest, match=r"from 0 to 600 seconds \(\[executor\] max_grace\)"):
-        maker.checked_grace(grace)
+        LIMITS.checked_grace(grace)
 
 
 @pytest.mark.parametrize("grace", [None, 0.0, 600.0])
 def test_a_grace_period_in_range_is_taken(maker: SpecMaker, grace: float | None) -> None:
-    assert maker.checked_grace(grace) == grace
+    assert LIMITS.checked_grace(grace) == grace
 
 
 def test_all_problems_are_named_at_once(maker: SpecMaker) -> None:
@@ -215,7 +219,7 @@ def test_a_callback_that_can_go_nowhere_is_refused_at_once(maker: SpecMaker, url
 
 def test_a_callback_of_earlier_is_held_against_the_policy_of_today(scripts: Path) -> None:
     lax, strict = (
-        SpecMaker(Executor(), Output(), Policy(), ANY_PROGRAM, Catalogue(scripts), receivers)
+        SpecMaker(TimeLimits(Executor()), Output(), Policy(), ANY_PROGRAM, Catalogue(scripts), receivers)
         for receivers in (Callbacks(deny=()).policy, RECEIVERS)
     )
     spec, _ = lax.make(argv("true", callback_url="http://169.254.1.1/"), CALLER)
@@ -229,7 +233,8 @@ def test_a_script_of_earlier_is_run_again_only_if_it_is_catalogued_today(scripts
     """Its file may be where it was: the catalogue is another now, or the script was taken out of it."""
     moved = tmp_path / "moved"
     before, now = (
-        SpecMaker(Executor(), Output(), Policy(), ANY_PROGRAM, Catalogue(path), RECEIVERS) for path in (scripts, moved)
+        SpecMaker(TimeLimits(Executor()), Output(), Policy(), ANY_PROGRAM, Catalogue(path), RECEIVERS)
+        for path in (scripts, moved)
     )
     single, _ = before.make(script("backup", "now"), CALLER)
     several, _ = before.make(Submission((StepAsked(StepKind.ARGV, ("true",)), *script("backup").steps)), CALLER)

@@ -6,19 +6,25 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobrunner.executor.spawning import ChildProcess, spawn
 from jobrunner.house import House
+from jobrunner.spool import JobStreams
 from tests.factories import make_config, make_house
 from tests.process.running import job_processes
 from tests.service import eventually
 
 NewHouse = Callable[..., House]
+Spawn = Callable[..., ChildProcess]
+
+PATH = "/usr/local/bin:/usr/bin:/bin"
+RUNS_ON: tuple[str, ...] = ("/bin/sleep", "60")
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +56,31 @@ def new_house(tmp_path: Path, empty_data_dir: Path) -> Iterator[NewHouse]:
 def house(new_house: NewHouse) -> House:
     """The parts of a service over a fresh data directory, in this process; nobody runs its jobs."""
     return new_house()
+
+
+@pytest.fixture
+def spawned(tmp_path: Path) -> Iterator[Spawn]:
+    """Start a process whose output goes to files; it is killed and reaped at the end of the test."""
+    made: list[ChildProcess] = []
+
+    def start(*argv: str, cwd: Path = tmp_path, env: Mapping[str, str] | None = None) -> ChildProcess:
+        stdin = os.open(os.devnull, os.O_RDONLY)
+        stdout = os.open(tmp_path / "stdout", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        stderr = os.open(tmp_path / "stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        with JobStreams(stdin, stdout, stderr) as streams:
+            child = spawn(argv, cwd=str(cwd), env={"PATH": PATH} if env is None else env, streams=streams)
+        made.append(child)
+        return child
+
+    yield start
+    for child in made:
+        if child._popen.returncode is None:  # neither released nor left
+            child.signal_group(signal.SIGKILL)
+            child.release()
+
+
+def has_ended(child: ChildProcess) -> bool:
+    return eventually(lambda: child.exit_status() is not None)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What tests of ``jobrunner serve`` share: who its processes are, and jobs that run until they are let go."""
 
+import socket
 import threading
 import time
 from pathlib import Path
@@ -59,9 +60,16 @@ def ended(service: Service, within: float = 10) -> int:
     return service.process.wait(within)
 
 
-def submissions(service: Service, stop: threading.Event) -> list[int | str]:
-    """Submit until told to stop, on a new connection each time; return the statuses, or why there is none."""
-    statuses: list[int | str] = []
+def has_read(client: socket.socket) -> bool:
+    """Tell whether the service has read all that was sent to it on this connection."""
+    ours, theirs = (f":{port:04X}" for port in (client.getsockname()[1], client.getpeername()[1]))
+    lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    queues = [queued for _, local, remote, _, queued, *_ in lines if {local[-5:], remote[-5:]} == {ours, theirs}]
+    return len(queues) == 2 and set(queues) == {"00000000:00000000"}
+
+
+def submissions(service: Service, stop: threading.Event, statuses: list[int | str]) -> None:
+    """Submit until told to stop, on a new connection each time; note the statuses, or why there is none."""
     headers = {**service.http.headers, "Connection": "close"}
     deadline = time.monotonic() + 60
     while not stop.is_set() and time.monotonic() < deadline:
@@ -71,4 +79,3 @@ def submissions(service: Service, stop: threading.Event) -> list[int | str]:
         except requests.ConnectionError as error:
             statuses.append(str(error))
         time.sleep(0.01)
-    return statuses

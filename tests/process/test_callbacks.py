@@ -18,7 +18,7 @@ from jobrunner.callbacks.delivery import Deliverer
 from jobrunner.callbacks.sending import Sender
 from jobrunner.clock import Now, utc_now
 from jobrunner.config_values import Secret, rules
-from jobrunner.domain.callback import Attempt, Callback, CallbackState, Face, Message
+from jobrunner.domain.callback import Attempt, Callback, CallbackState, Message, Teller
 from jobrunner.domain.job import Job
 from jobrunner.hints import Hints
 from jobrunner.house import House
@@ -46,17 +46,17 @@ def make_deliverer(
     *,
     now: Now = utc_now,
     hints: Hints | None = None,
-    faces: Mapping[str, Face] | None = None,
+    tellers: Mapping[str, Teller] | None = None,
     sender: Sender | None = None,
 ) -> Deliverer:
-    """Make one with a clock, hints, faces or a sender of one's own."""
+    """Make one with a clock, hints, tellers or a sender of one's own."""
     settings = house.config.callbacks
     return Deliverer(
         secrets.token_hex(8),
         house.database,
         hints or house.hints,
         sender or Sender(settings.policy, now),
-        faces or house.faces,
+        tellers or house.tellers,
         settings,
         now=now,
         luck=lambda: 0.0,
@@ -195,14 +195,14 @@ def test_every_attempt_is_signed_anew_and_has_the_same_id(new_house: NewHouse) -
         Webhook(NEW).verify(received.body, dict(received.headers))
 
 
-# ── faces ──
+# ── who tells ──
 
 
-def test_each_face_of_the_service_tells_in_its_own_words(house: House) -> None:
+def test_each_api_tells_in_its_own_words(house: House) -> None:
     def tell(job: Job) -> Message:
         return Message(f"job {job.number}".encode(), {"Content-Type": "text/plain", "X-Notify": "ä"})
 
-    with Receiver() as receiver, delivering(house, faces={"v1": tell}):
+    with Receiver() as receiver, delivering(house, tellers={"v1": tell}):
         make_owed(house, receiver.url)
         (received,) = receiver.wait()
 
@@ -215,12 +215,12 @@ def test_each_face_of_the_service_tells_in_its_own_words(house: House) -> None:
 
 
 @pytest.mark.parametrize("what", ["none", "broken"])
-def test_a_face_that_is_missing_or_broken_is_told_in_the_attempts(new_house: NewHouse, what: str) -> None:
+def test_a_teller_that_is_missing_or_broken_is_told_in_the_attempts(new_house: NewHouse, what: str) -> None:
     def fail(_job: Job) -> Message:
         raise ZeroDivisionError
 
     house = new_house(callbacks={"schedule": (0.0, 0.05)})
-    with Receiver() as receiver, delivering(house, faces={"broken": fail} if what == "none" else {"v1": fail}):
+    with Receiver() as receiver, delivering(house, tellers={"broken": fail} if what == "none" else {"v1": fail}):
         callback = settled(house, make_owed(house, receiver.url))
 
     assert callback.state is CallbackState.FAILED

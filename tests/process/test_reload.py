@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from tests.process.serving import (
     child,
     children_with,
     ended,
+    has_read,
     own_processes,
     running_job,
     scratch,
@@ -36,15 +36,16 @@ def test_a_reload_replaces_all_processes_and_disturbs_nobody(start_service: Star
     supervisor = service.pid
     before = own_processes(service)
     stop = threading.Event()
+    statuses: list[int | str] = []
     with ThreadPoolExecutor(2) as pool:
-        submitted = pool.submit(submissions, service, stop)
+        submitted = pool.submit(submissions, service, stop, statuses)
         for _ in range(2):
             old = {child(service, word) for word in ("executor", "web")}
             os.kill(supervisor, signal.SIGHUP)
             assert eventually(lambda: all(is_dead(each) for each in old), within=20)  # noqa: B023
             assert eventually(lambda: {len(children_with(service, word)) for word in ("executor", "web")} == {1})
         stop.set()
-        statuses = submitted.result(60)
+        submitted.result(60)
 
     assert set(statuses) == {202}
     assert len(statuses) > 20
@@ -132,7 +133,7 @@ def test_a_request_in_flight_is_answered_by_the_worker_that_leaves(start_service
     )
     with socket.create_connection(("127.0.0.1", service.port)) as client:
         client.sendall(head.encode() + body[:5])
-        time.sleep(0.2)  # a thread has it
+        assert eventually(lambda: has_read(client)), "the worker has begun with it"
         old = child(service, "web")
         os.kill(service.pid, signal.SIGHUP)
         assert eventually(lambda: len(children_with(service, "web")) == 2)

@@ -11,7 +11,7 @@ from jobrunner.domain.errors import InvalidRequest
 from jobrunner.domain.job import JobFilter, parse_label_filters
 from jobrunner.domain.states import ACTIVE, ENDED, JobState
 from jobrunner.service.document import job_path, render_job, render_plan
-from jobrunner.service.jobs import Accepted
+from jobrunner.service.submitting import Accepted
 from jobrunner.web.api.blueprint import ApiBlueprint
 from jobrunner.web.api.documents import JobDocument, JobListDocument, ProblemDocument, SubmittedDocument
 from jobrunner.web.api.schema import DeleteQuery, JobPath, JobQuery, ListQuery, RerunQuery, Submission, SubmitQuery
@@ -34,12 +34,12 @@ def submit(query: SubmitQuery, body: Submission) -> Response:
     With `Idempotency-Key` a repeat starts nothing. With `dry_run` the answer is a plan.
     """
     if query.dry_run:
-        return json_response(render_plan(services().jobs.plan(body.to_domain(), caller())))
+        return json_response(render_plan(services().submissions.plan(body.to_domain(), caller())))
     seconds = _waiting_time(query.wait)
     # As it was before there were steps: a key outlives an upgrade.
     missing = {"steps"} if body.steps is None else None
     key = parse_idempotency_key(lambda: body.model_dump(mode="json", exclude=missing))
-    accepted = services().jobs.submit(body.to_domain(), caller(), wait=seconds or 0, key=key)
+    accepted = services().submissions.submit(body.to_domain(), caller(), wait=seconds or 0, key=key)
     return _answer(accepted, query.wait, seconds)
 
 
@@ -48,7 +48,7 @@ def rerun(path: JobPath, query: RerunQuery) -> Response:
     """Submit a new job of the same specification. Answers as a submission does."""
     seconds = _waiting_time(query.wait)
     key = parse_idempotency_key(lambda: ["rerun", path.job_id])
-    accepted = services().jobs.rerun(path.job_id, caller(), wait=seconds or 0, key=key)
+    accepted = services().submissions.rerun(path.job_id, caller(), wait=seconds or 0, key=key)
     return _answer(accepted, query.wait, seconds)
 
 

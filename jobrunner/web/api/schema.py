@@ -1,6 +1,6 @@
 """The models of requests: what they are validated by, and what ``/openapi.json`` is made of.
 
-They check types and shapes. Rules that hold for every face of the service
+They check types and shapes. Rules that hold for every API
 (NUL bytes, names, ranges) are in `jobrunner.domain.spec` and ``service``; here
 they are only described.
 """

@@ -64,5 +64,7 @@ def openapi() -> Response:
     with _making:
         text = app.extensions.get(_DESCRIPTION)
         if text is None:
-            text = app.extensions[_DESCRIPTION] = to_json(complete(copy.deepcopy(app.api_doc), services().jobs.longest))
+            text = app.extensions[_DESCRIPTION] = to_json(
+                complete(copy.deepcopy(app.api_doc), services().submissions.longest)
+            )
     return Response(text, content_type="application/json")

@@ -20,7 +20,7 @@ from jobrunner.config_dialects import DialectSettings
 from jobrunner.domain import errors
 from jobrunner.domain.access import Caller
 from jobrunner.domain.callback import ID_HEADER
-from jobrunner.service.faces import FaceService
+from jobrunner.service.dialects import DialectService
 from jobrunner.web.auditing import note_refusal
 from jobrunner.web.errors import status_of, understand_os_error
 from jobrunner.web.guard import identify, is_foreign_change, is_known_host, names_of, secret_of
@@ -88,7 +88,7 @@ class Dialect:
     """A dialect, as its module describes it.
 
     Attributes:
-        name: of its section, of its path, and of the face (`Job.api`) that its jobs come through.
+        name: of its section, of its path, and of the API (`Job.api`) that its jobs come through.
         blueprint: its routes.
         refuse: says in its form that something is not done.
         authenticate: finds out who asks (raises `Unauthenticated`), if not by a token as ``/v1`` takes them.
@@ -119,7 +119,7 @@ class Here:
     name: str
     settings: DialectSettings
     services: Services
-    faces: FaceService
+    dialect: DialectService
     data_dir: Path
     is_draining: Callable[[], bool]
     work_dir: Path

@@ -49,7 +49,7 @@ def submit() -> Response:
         services().access.require_image(caller(), image)
     if asked.images:
         raise Wrong("No container engine is configured.")
-    job = services().jobs.submit(asked.submission, caller()).job
+    job = services().submissions.submit(asked.submission, caller()).job
     if asked.commands is None:
         return _text(go.to_json({"ID": job.id}))
     return _text(go.to_json({"JobID": job.id, "CommandIDs": command_ids(job.id, asked.commands)}))
@@ -58,7 +58,7 @@ def submit() -> Response:
 @bp.get("/")
 def list_jobs() -> Response:
     """Name the jobs that have not ended."""
-    return _text(go.to_json({"IDs": [job.id for job in here().faces.list(caller(), ACTIVE)]}))
+    return _text(go.to_json({"IDs": [job.id for job in here().dialect.list(caller(), ACTIVE)]}))
 
 
 @bp.get("/<id>")

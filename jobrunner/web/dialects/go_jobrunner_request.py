@@ -119,7 +119,7 @@ def _checked_step(command: _Command) -> StepAsked:
 
 
 def _step(line: str, env: dict[str, str] | None = None, cwd: str | None = None) -> StepAsked:
-    # Nothing but white space, which no other face of the service takes, does nothing in a shell either.
+    # Nothing but white space, which no other API takes, does nothing in a shell either.
     line = line if line.strip(" \t\n") else _NOTHING
     return StepAsked(StepKind.COMMAND, (line,), shell=SHELL, env=env or {}, cwd=cwd)
 

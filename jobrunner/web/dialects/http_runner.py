@@ -31,7 +31,7 @@ def submit() -> Response:
     """Run a program."""
     if asked_path() not in {"", "/"}:
         raise NotFound
-    job = services().jobs.submit(_parse(read_body()), caller()).job
+    job = services().submissions.submit(_parse(read_body()), caller()).job
     return _json(render_job(job, services().output), 202)
 
 
@@ -44,7 +44,7 @@ def get(id: str) -> Response:  # noqa: A002 what it is called here
     if found is None or asked_path().endswith("/"):
         raise JobNotFound
     job = services().jobs.get(found, caller())
-    if not here().faces.is_among_newest(job, settings_as(HttpRunnerSettings).max_jobs):
+    if not here().dialect.is_among_newest(job, settings_as(HttpRunnerSettings).max_jobs):
         raise JobNotFound
     return _json(render_job(job, services().output), 200)
 

@@ -68,11 +68,11 @@ def submit(name: str) -> Response:
         asked = _parse(read_body(), name, PRIORITIES[given])
     except ValueError as error:
         return http_error(f"parse request body: {error}", 422)
-    job_id = services().jobs.make_id()
+    job_id = services().submissions.make_id()
     asked = _complete(asked, name, job_id)
     wait = 0 if asked.callback_url is not None else FOR_EVER
     try:
-        job = services().jobs.submit(asked, caller(), wait=wait, job_id=job_id).job
+        job = services().submissions.submit(asked, caller(), wait=wait, job_id=job_id).job
     except InvalidRequest as error:
         return http_error(f"parse request body: {error}", 422)
     return _text(go.to_json(render_job(job, services().output))) if not wait else _ended(job)
@@ -81,7 +81,7 @@ def submit(name: str) -> Response:
 @bp.get("/jobs")
 def list_jobs() -> Response:
     """Count the jobs."""
-    counts, ever = here().faces.count(caller())
+    counts, ever = here().dialect.count(caller())
     parts: list[str] = []
     active = 0
     for title, state in (("Queued", JobState.QUEUED), ("Running", JobState.RUNNING)):

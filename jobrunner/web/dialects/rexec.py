@@ -54,17 +54,17 @@ def run() -> Response:
 
 def _start(asked: Asked, seat: ExitStack) -> Response:
     """Run it, and answer when it has begun; ``seat`` is closed by the answer's end."""
-    who, jobs, output = caller(), services().jobs, services().output
-    job_id = jobs.make_id()
+    who, submissions, output = caller(), services().submissions, services().output
+    job_id = submissions.make_id()
     # First: who is refused for want of a seat has not started anything.
     listener = seat.enter_context(services().followers.listen(job_id, who))
     try:
-        job = jobs.submit(_submission(asked), who, job_id=job_id).job
+        job = submissions.submit(_submission(asked), who, job_id=job_id).job
     except InvalidRequest as error:
         seat.close()
         return _not_started(_system_text(_errno_of(error)))
     alone = seat.enter_context(ExitStack())
-    alone.callback(jobs.abandon, job, who)
+    alone.callback(services().jobs.abandon, job, who)
     try:
         job = output.until_begun(job, listener)
     except Interrupted as error:

@@ -11,7 +11,7 @@ import jobrunner
 from jobrunner.config_dialects import RtotSettings
 from jobrunner.domain.access import Caller, Scope
 from jobrunner.domain.errors import Forbidden, JobNotFound, Unauthenticated
-from jobrunner.domain.job import FaceNumber, Job
+from jobrunner.domain.job import DialectNumber, Job
 from jobrunner.domain.spec import StepKind
 from jobrunner.domain.states import ENDED, JobState
 from jobrunner.domain.streams import Stream
@@ -67,7 +67,7 @@ def create() -> Response:
     script = read_body()
     if not script.startswith(b"#!"):
         script = b"#!/bin/bash\n" + script
-    job = services().jobs.submit(Submission((StepAsked(StepKind.SOURCE, source=script),)), caller()).job
+    job = services().submissions.submit(Submission((StepAsked(StepKind.SOURCE, source=script),)), caller()).job
     return _json({"jobs": [_document(job, _fields())]}, 201)
 
 
@@ -75,7 +75,7 @@ def create() -> Response:
 def list_jobs() -> Response:
     """Return all jobs, or those in one state."""
     states = _STATES.get(request.args.get("state", ""))
-    jobs = here().faces.list(caller(), states) if states is not None else ()
+    jobs = here().dialect.list(caller(), states) if states is not None else ()
     fields = _fields()
     documents = (go.to_json(_document(job, fields)) for job in jobs)
     # Bit by bit: there may be many, and each has its output.
@@ -87,7 +87,7 @@ def delete_all() -> Response:
     """Kill and forget all jobs, or those in one state."""
     states = _STATES.get(request.args.get("state", ""))
     if states is not None:
-        here().faces.delete_all(caller(), states, patience=PATIENCE)
+        here().dialect.delete_all(caller(), states, patience=PATIENCE)
     return _nothing()
 
 
@@ -116,11 +116,11 @@ def delete(number: str) -> Response:
     return _nothing()
 
 
-def _reference(number: str) -> FaceNumber | None:
+def _reference(number: str) -> DialectNumber | None:
     """Read the number of a job as ``strconv.Atoi`` does; None: it is none."""
     if not re.fullmatch(r"[+-]?[0-9]{1,64}", number) or not -(1 << 63) <= int(number) < 1 << 63:
         return None
-    return here().faces.number(int(number))
+    return here().dialect.number(int(number))
 
 
 def _invalid(number: str) -> Response:
@@ -143,7 +143,7 @@ def _fields() -> frozenset[str]:
 
 
 def _href(job: Job) -> str:
-    return f"{request.script_root}/jobs/{job.face_number}"
+    return f"{request.script_root}/jobs/{job.dialect_number}"
 
 
 def _document(job: Job, fields: frozenset[str]) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def _document(job: Job, fields: frozenset[str]) -> dict[str, Any]:
     }
     chosen = {field: make() for field, make in optional.items() if field in fields}
     document = {
-        "id": job.face_number,
+        "id": job.dialect_number,
         "out": chosen.pop("out", ""),
         "err": chosen.pop("err", ""),
         "state": "complete" if job.state.is_ended else _NAMES[job.state],
@@ -182,7 +182,7 @@ _STATES: dict[str, frozenset[JobState]] = {
     "running": frozenset({JobState.RUNNING}),
     "complete": ENDED,
 }
-"""What `FaceService` calls them; empty: all."""
+"""What `DialectService` calls them; empty: all."""
 
 
 @bp.after_app_request

@@ -1,12 +1,17 @@
-"""What the tests of all dialects share: a request and the answer that it must get, byte for byte."""
+"""What the tests of all dialects share: a service, a request, and the answer that it must get, byte for byte."""
 
 import http.client
-from collections.abc import Mapping
-from contextlib import closing
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from tests.service import Service
+from tests.service import Service, free_port
+
+ANYONE = {"auth": "none", "run_as": "admin"}
+"""Settings of a dialect that anyone may speak: the original asks for nothing."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,30 @@ class Asking:
                 return Answer(response.status, found, response.read())
 
 
-def doors(service: Service, name: str, port: int, **headers: str) -> list[Asking]:
+@contextmanager
+def speaking(directory: Path, name: str, settings: Mapping[str, Any], **others: Mapping[str, Any]) -> Iterator[Service]:
+    """Run a plain gunicorn that speaks a dialect, below its prefix and at a port of its own.
+
+    Args:
+        directory: where its data directory is made.
+        name: of the dialect.
+        settings: of its section, besides that it is enabled.
+        others: other sections.
+    """
+    section = {"enabled": "yes", "port": free_port(), **settings}
+    command = (sys.executable, "-m", "gunicorn", "wsgi:app", "-w", "2")
+    sections = {f"dialect_{_word(name)}": section, **{other: dict(values) for other, values in others.items()}}
+    running = Service(directory / "data", sections, command=command).start()
+    yield running
+    assert running.stop() == 0, running.log.read_text()
+    assert "Traceback" not in running.log.read_text()
+
+
+def doors(service: Service, name: str, **headers: str) -> list[Asking]:
     """Return clients of a dialect: at its own port, and below its prefix."""
+    port = int(service.environment[f"JOBRUNNER_DIALECT_{_word(name).upper()}_PORT"])
     return [Asking(port, "", headers), Asking(service.port, f"/{name}", headers)]
+
+
+def _word(name: str) -> str:
+    return name.replace("-", "_")

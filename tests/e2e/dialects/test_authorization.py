@@ -90,7 +90,7 @@ IDS: Mapping[str, Callable[[Job], object]] = {
     "http-runner": lambda job: render_id(job.id),
     "qmd": lambda job: job.number,
     "rexec": lambda job: job.id,
-    "rtot": lambda job: job.face_number,
+    "rtot": lambda job: job.dialect_number,
 }
 
 
@@ -113,8 +113,9 @@ def ask(house: House, name: str, route: Route, run_as: str, job: Job | None = No
 
 def ended_job(house: House, name: str) -> Job:
     """Return a job of a dialect that has ended, and is the administrator's."""
-    jobs = here_of(house, name).services.jobs
-    return jobs.cancel(jobs.submit(argv("true"), CALLER).job.id, CALLER, CancelAsked())
+    services = here_of(house, name).services
+    job = services.submissions.submit(argv("true"), CALLER).job
+    return services.jobs.cancel(job.id, CALLER, CancelAsked())
 
 
 def make_token(house: House, name: str, *scopes: str, **grant: Any) -> None:
@@ -190,14 +191,14 @@ def test_a_callback_is_nobody_who_needs_no_token(house: House, endpoint: tuple[s
 
 @pytest.mark.parametrize("endpoint", sorted(key for key, route in ROUTES.items() if "{id}" in route.path), ids=" ".join)
 def test_a_job_of_another_is_like_none(house: House, endpoint: tuple[str, str]) -> None:
-    """Also one that has come through another face of the service."""
+    """Also one that has come through another API."""
     name, route = endpoint[0].partition(".")[0], ROUTES[endpoint]
     make_token(house, "ann", "read", "exec", "cancel")
     make_token(house, "everyone's", "admin")
     theirs = ended_job(house, name)
-    absent = replace(theirs, id=str(uuid.UUID(int=7)), number=99, face_number=99)
-    elsewhere = house.jobs.submit(argv("true"), CALLER).job
-    for run_as, job in (("ann", theirs), ("everyone's", replace(elsewhere, face_number=17))):
+    absent = replace(theirs, id=str(uuid.UUID(int=7)), number=99, dialect_number=99)
+    elsewhere = house.submissions.submit(argv("true"), CALLER).job
+    for run_as, job in (("ann", theirs), ("everyone's", replace(elsewhere, dialect_number=17))):
         response = ask(house, name, route, run_as, job)
         if route.tells_none:
             told = ask(house, name, route, run_as, absent).text

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import socket
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartService
-from tests.e2e.dialects.conversation import Answer, Asking, doors
+from tests.e2e.dialects.conversation import ANYONE, Answer, Asking, doors, speaking
 from tests.factories import is_dead
 from tests.service import Service, eventually, free_port
 
@@ -30,31 +29,22 @@ SLOTS = 4
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A plain gunicorn that speaks go-jobrunner, below its prefix and at a port of its own."""
-    dialect = {"enabled": "yes", "port": free_port(), "auth": "none", "run_as": "admin"}
-    command = (sys.executable, "-m", "gunicorn", "wsgi:app", "-w", "2")
-    settings: dict[str, dict[str, Any]] = {"dialect_go_jobrunner": dialect, "executor": {"max_running": SLOTS}}
-    running = Service(tmp_path_factory.mktemp("go-jobrunner") / "data", settings, command=command).start()
-    yield running
-    assert running.stop() == 0, running.log.read_text()
-    assert "Traceback" not in running.log.read_text()
-
-
-def port_of(service: Service) -> int:
-    return int(service.environment["JOBRUNNER_DIALECT_GO_JOBRUNNER_PORT"])
+    executor = {"max_running": SLOTS}
+    with speaking(tmp_path_factory.mktemp("go-jobrunner"), "go-jobrunner", ANYONE, executor=executor) as running:
+        yield running
 
 
 @pytest.fixture(params=["port", "prefix"])
 def either(service: Service, request: pytest.FixtureRequest) -> Asking:
     """A client, at either door."""
-    port, prefix = doors(service, "go-jobrunner", port_of(service))
+    port, prefix = doors(service, "go-jobrunner")
     return port if request.param == "port" else prefix
 
 
 @pytest.fixture
 def ask(service: Service) -> Asking:
     """A client at the dialect's own port."""
-    return doors(service, "go-jobrunner", port_of(service))[0]
+    return doors(service, "go-jobrunner")[0]
 
 
 def told(answer: Answer) -> tuple[int, bytes]:
@@ -377,7 +367,7 @@ def test_clean_forgets_what_has_ended(either: Asking, service: Service) -> None:
     assert told(either("POST", f"/{job}/clean")) == NO_JOB_TO_CLEAN
 
 
-def test_jobs_of_other_faces_are_not_seen(ask: Asking, service: Service) -> None:
+def test_jobs_of_other_apis_are_not_seen(ask: Asking, service: Service) -> None:
     other = service.submit(command="exec sleep 60")["id"]
 
     assert told(ask("GET", f"/{other}/attach")) == NO_JOB_TO_ATTACH

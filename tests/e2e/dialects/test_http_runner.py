@@ -2,14 +2,13 @@
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.conftest import StartService
-from tests.e2e.dialects.conversation import Answer, Asking, doors
+from tests.e2e.dialects.conversation import ANYONE, Answer, Asking, doors, speaking
 from tests.receivers import Receiver, status
 from tests.service import Service, eventually, free_port
 
@@ -22,20 +21,14 @@ NOBODY = "0" * 40
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A plain gunicorn that speaks http-runner, below its prefix and at a port of its own."""
-    dialect = {"enabled": "yes", "port": free_port(), "auth": "none", "run_as": "admin"}
-    command = (sys.executable, "-m", "gunicorn", "wsgi:app", "-w", "2")
-    settings = {"dialect_http_runner": dialect}
-    running = Service(tmp_path_factory.mktemp("http-runner") / "data", settings, command=command).start()
-    yield running
-    assert running.stop() == 0, running.log.read_text()
-    assert "Traceback" not in running.log.read_text()
+    with speaking(tmp_path_factory.mktemp("http-runner"), "http-runner", ANYONE) as running:
+        yield running
 
 
 @pytest.fixture
 def both(service: Service) -> list[Asking]:
     """Clients at both doors."""
-    return doors(service, "http-runner", int(service.environment["JOBRUNNER_DIALECT_HTTP_RUNNER_PORT"]))
+    return doors(service, "http-runner")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from jobrunner.house import House
 from jobrunner.web.dialects.dialect import make_dialect_app
 from jobrunner.web.dialects.registry import DIALECTS
 from tests.conftest import StartService
-from tests.e2e.dialects.conversation import Answer, Asking, doors
+from tests.e2e.dialects.conversation import ANYONE, Answer, Asking, doors, speaking
 from tests.e2e.dialects.test_authorization import here_of
 from tests.receivers import Receiver, status
 from tests.service import Service, eventually, free_port
@@ -59,21 +58,16 @@ def make_scripts(directory: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A plain gunicorn that speaks QMD, below its prefix and at a port of its own."""
-    scripts = make_scripts(tmp_path_factory.mktemp("scripts") / "of qmd")
-    dialect = {"enabled": "yes", "port": free_port(), "auth": "none", "run_as": "admin", "scripts_dir": scripts}
-    command = (sys.executable, "-m", "gunicorn", "wsgi:app", "-w", "2")
-    settings: dict[str, dict[str, Any]] = {"dialect_qmd": dialect, "callbacks": {"schedule": "0, 0.5, 5"}}
-    running = Service(tmp_path_factory.mktemp("qmd") / "data", settings, command=command).start()
-    yield running
-    assert running.stop() == 0, running.log.read_text()
-    assert "Traceback" not in running.log.read_text()
+    settings = {**ANYONE, "scripts_dir": make_scripts(tmp_path_factory.mktemp("scripts") / "of qmd")}
+    callbacks = {"schedule": "0, 0.5, 5"}
+    with speaking(tmp_path_factory.mktemp("qmd"), "qmd", settings, callbacks=callbacks) as running:
+        yield running
 
 
 @pytest.fixture
 def both(service: Service) -> list[Asking]:
     """Clients at both doors."""
-    return doors(service, "qmd", int(service.environment["JOBRUNNER_DIALECT_QMD_PORT"]))
+    return doors(service, "qmd")
 
 
 @pytest.fixture

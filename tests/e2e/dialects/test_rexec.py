@@ -3,7 +3,6 @@
 import http.client
 import json
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartService
-from tests.e2e.dialects.conversation import Asking, doors
+from tests.e2e.dialects.conversation import ANYONE, Asking, doors, speaking
 from tests.factories import is_dead
 from tests.service import Service, eventually, free_port
 
@@ -32,23 +31,17 @@ DENIED = not_started("Permission denied (os error 13)")
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A plain gunicorn that speaks rexec, below its prefix and at a port of its own."""
     work_dir = tmp_path_factory.mktemp("work")
     (work_dir / "below").mkdir()
     (work_dir / "file").touch()
-    dialect = {"enabled": "yes", "port": free_port(), "auth": "none", "run_as": "admin"}
-    settings: dict[str, dict[str, Any]] = {"dialect_rexec": dialect, "storage": {"work_dir": work_dir}}
-    command = (sys.executable, "-m", "gunicorn", "wsgi:app", "-w", "2")
-    running = Service(tmp_path_factory.mktemp("rexec") / "data", settings, command=command).start()
-    yield running
-    assert running.stop() == 0, running.log.read_text()
-    assert "Traceback" not in running.log.read_text()
+    with speaking(tmp_path_factory.mktemp("rexec"), "rexec", ANYONE, storage={"work_dir": work_dir}) as running:
+        yield running
 
 
 @pytest.fixture
 def both(service: Service) -> list[Asking]:
     """Clients at both doors."""
-    return doors(service, "rexec", int(service.environment["JOBRUNNER_DIALECT_REXEC_PORT"]))
+    return doors(service, "rexec")
 
 
 @pytest.fixture

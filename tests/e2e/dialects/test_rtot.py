@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 import jobrunner
 from tests.conftest import StartService
-from tests.e2e.dialects.conversation import Answer, Asking, doors
+from tests.e2e.dialects.conversation import Answer, Asking, doors, speaking
 from tests.factories import is_dead
 from tests.service import Service, eventually, free_port
 
@@ -27,32 +26,23 @@ TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{0,8}[1-9])? \+0000 UTC"
 ZERO = "0001-01-01 00:00:00 +0000 UTC"
 
 
-def with_port(service: Service) -> int:
-    return int(service.environment["JOBRUNNER_DIALECT_RTOT_PORT"])
-
-
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A plain gunicorn that speaks rtot, below its prefix and at a port of its own."""
-    dialect = {"enabled": "yes", "port": free_port(), "secret": SECRET}
-    command = (sys.executable, "-m", "gunicorn", "wsgi:app", "-w", "2")
-    running = Service(tmp_path_factory.mktemp("rtot") / "data", {"dialect_rtot": dialect}, command=command).start()
-    yield running
-    assert running.stop() == 0, running.log.read_text()
-    assert "Traceback" not in running.log.read_text()
+    with speaking(tmp_path_factory.mktemp("rtot"), "rtot", {"secret": SECRET}) as running:
+        yield running
 
 
 @pytest.fixture(params=["port", "prefix"])
 def ask(service: Service, request: pytest.FixtureRequest) -> Asking:
     """A client, at either door."""
-    port, prefix = doors(service, "rtot", with_port(service), Authorization=AUTH)
+    port, prefix = doors(service, "rtot", Authorization=AUTH)
     return port if request.param == "port" else prefix
 
 
 @pytest.fixture
 def at_port(service: Service) -> Asking:
     """A client at the dialect's own port."""
-    return doors(service, "rtot", with_port(service), Authorization=AUTH)[0]
+    return doors(service, "rtot", Authorization=AUTH)[0]
 
 
 def only(answer: Answer) -> dict[str, Any]:

@@ -5,20 +5,20 @@ from contextlib import suppress
 
 from jobrunner.domain.access import Caller, Scope
 from jobrunner.domain.errors import JobNotFound
-from jobrunner.domain.job import FaceNumber, Job
+from jobrunner.domain.job import DialectNumber, Job
 from jobrunner.domain.states import JobState, Priority
 from jobrunner.service.access import Access
 from jobrunner.service.audit import Audit
 from jobrunner.service.jobs import CancelAsked, JobService
 from jobrunner.spool import Spool
-from jobrunner.store import faces as store
+from jobrunner.store import dialects as store
 from jobrunner.store.engine import Connection, Database
 
 _PAGE = 100
 """Jobs that are read, or forgotten, at a time."""
 
 
-class FaceService:
+class DialectService:
     """The jobs of one dialect. One object serves all threads of a process.
 
     Args:
@@ -39,9 +39,9 @@ class FaceService:
         self._access = access
         self._audit = audit
 
-    def number(self, number: int) -> FaceNumber:
+    def number(self, number: int) -> DialectNumber:
         """Return the reference of a job, for `JobService`, by what the dialect calls it."""
-        return FaceNumber(self._api, number)
+        return DialectNumber(self._api, number)
 
     def list(self, caller: Caller, states: Collection[JobState] = ()) -> Iterator[Job]:
         """Return the jobs of the dialect that the caller may see, oldest first; ``states`` empty: in all states.
@@ -58,12 +58,14 @@ class FaceService:
         after = -1
         while True:
             with self._database.read() as connection:
-                page = store.list_of_face(connection, self._api, states=states, owner=owner, after=after, limit=_PAGE)
+                page = store.list_of_dialect(
+                    connection, self._api, states=states, owner=owner, after=after, limit=_PAGE
+                )
             yield from page
             if len(page) < _PAGE:
                 return
-            assert page[-1].face_number is not None
-            after = page[-1].face_number
+            assert page[-1].dialect_number is not None
+            after = page[-1].dialect_number
 
     def count(self, caller: Caller) -> tuple[Mapping[tuple[JobState, Priority], int], int]:
         """Return how many jobs of the dialect there are, by state and priority, and how many there ever were.
@@ -73,13 +75,13 @@ class FaceService:
         """
         owner = self._access.owner_for(caller, None)
         with self._database.read() as connection:
-            return store.count_of_face(connection, self._api, owner), store.next_number(connection, self._api)
+            return store.count_of_dialect(connection, self._api, owner), store.next_number(connection, self._api)
 
     def is_among_newest(self, job: Job, most: int) -> bool:
         """Tell whether at most so many jobs of the dialect, itself included, came since."""
-        assert job.face_number is not None
+        assert job.dialect_number is not None
         with self._database.read() as connection:
-            return job.face_number >= store.next_number(connection, self._api) - most
+            return job.dialect_number >= store.next_number(connection, self._api) - most
 
     def delete_all(self, caller: Caller, states: Collection[JobState] = (), *, patience: float) -> None:
         """Kill and forget the jobs of the dialect that the caller may see; those that come meanwhile stay.

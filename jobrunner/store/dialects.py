@@ -5,19 +5,19 @@ from collections.abc import Collection
 from sqlalchemy import Connection, bindparam, delete, func, literal_column, select
 from sqlalchemy.dialects.sqlite import insert
 
-from jobrunner.domain.job import FaceNumber, Job
+from jobrunner.domain.job import DialectNumber, Job
 from jobrunner.domain.states import ACTIVE, JobState, Priority
-from jobrunner.store.models import FaceRow, JobRow
+from jobrunner.store.models import DialectRow, JobRow
 from jobrunner.store.rows import COLUMNS, to_job
 
 _TAKE = (
-    insert(FaceRow)
+    insert(DialectRow)
     .values(api=bindparam("api"), next_number=1)
-    .on_conflict_do_update(index_elements=[FaceRow.api], set_={"next_number": FaceRow.next_number + 1})
-    .returning(FaceRow.next_number - 1)
+    .on_conflict_do_update(index_elements=[DialectRow.api], set_={"next_number": DialectRow.next_number + 1})
+    .returning(DialectRow.next_number - 1)
 )
-_NEXT = select(FaceRow.next_number).where(FaceRow.api == bindparam("api"))
-_FIND = select(*COLUMNS).where(JobRow.api == bindparam("api"), JobRow.face_number == bindparam("number"))
+_NEXT = select(DialectRow.next_number).where(DialectRow.api == bindparam("api"))
+_FIND = select(*COLUMNS).where(JobRow.api == bindparam("api"), JobRow.dialect_number == bindparam("number"))
 
 
 def take_number(connection: Connection, api: str) -> int:
@@ -31,13 +31,13 @@ def next_number(connection: Connection, api: str) -> int:
     return connection.execute(_NEXT, {"api": api}).scalar_one_or_none() or 0
 
 
-def find_numbered(connection: Connection, called: FaceNumber) -> Job | None:
+def find_numbered(connection: Connection, called: DialectNumber) -> Job | None:
     """Look a job up by what its dialect calls it."""
     row = connection.execute(_FIND, called._asdict()).one_or_none()
     return to_job(row) if row is not None else None
 
 
-def list_of_face(
+def list_of_dialect(
     connection: Connection,
     api: str,
     *,
@@ -56,7 +56,7 @@ def list_of_face(
         after: only numbers above this one.
         limit: most jobs to return.
     """
-    wanted = select(*COLUMNS).where(JobRow.face_number > after)
+    wanted = select(*COLUMNS).where(JobRow.dialect_number > after)
     # With the sign SQLite, which has no statistics, takes the index of states and not that of the dialect.
     is_few = bool(states) and ACTIVE.issuperset(states)
     wanted = wanted.where((literal_column("+job.api") if is_few else JobRow.api) == api)
@@ -64,14 +64,16 @@ def list_of_face(
         wanted = wanted.where(JobRow.state.in_(sorted(state.value for state in states)))
     if owner is not None:
         wanted = wanted.where(JobRow.owner == owner)
-    return [to_job(row) for row in connection.execute(wanted.order_by(JobRow.face_number).limit(limit))]
+    return [to_job(row) for row in connection.execute(wanted.order_by(JobRow.dialect_number).limit(limit))]
 
 
-def count_of_face(connection: Connection, api: str, owner: str | None = None) -> dict[tuple[JobState, Priority], int]:
+def count_of_dialect(
+    connection: Connection, api: str, owner: str | None = None
+) -> dict[tuple[JobState, Priority], int]:
     """Return how many jobs of a dialect there are, by state and priority; the cost grows with their number."""
     counted = (
         select(JobRow.state, JobRow.priority, func.count())
-        .where(JobRow.api == api, JobRow.face_number.is_not(None))
+        .where(JobRow.api == api, JobRow.dialect_number.is_not(None))
         .group_by(JobRow.state, JobRow.priority)
     )
     if owner is not None:
