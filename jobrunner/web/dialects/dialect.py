@@ -24,7 +24,7 @@ from jobrunner.service.faces import FaceService
 from jobrunner.web.auditing import note_refusal
 from jobrunner.web.errors import status_of, understand_os_error
 from jobrunner.web.guard import identify, is_foreign_change, is_known_host, names_of, secret_of
-from jobrunner.web.peer import client_address, trust_proxies
+from jobrunner.web.peer import client_address, connected_address, trust_proxies
 from jobrunner.web.protection import register_protection
 from jobrunner.web.services import EXTENSION, Services, services
 
@@ -176,7 +176,9 @@ def _authentication(dialect: Dialect, settings: DialectSettings) -> Callable[[bo
     """
     access = services().access
     if settings.auth == "none":
-        if not settings.takes_from(client_address(request)):
+        proxy = connected_address(request)
+        # The proxy as well: who connects past it could say to come from anywhere.
+        if not settings.takes_from(client_address(request)) or (proxy and not settings.takes_from(proxy)):
             raise errors.Unauthenticated("who asks without a token must do so from a network in allow_from")
         # Ours come from here, to wherever any token's bearer has us send them, with what a job has written: as one of
         # the clients that are let in they would be a way around the token.
