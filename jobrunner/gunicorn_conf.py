@@ -15,6 +15,7 @@ from jobrunner.gunicorn_worker import MOST_READERS, PatientWorker
 from jobrunner.log import logging_config
 from jobrunner.memory import settle
 from jobrunner.parent import READY, READY_FD, die_with_parent, tell_parent
+from jobrunner.web.refusal import EXTENSION as REFUSER
 
 _config = load_config()
 _server = _config.server
@@ -84,6 +85,7 @@ def post_worker_init(worker: Any) -> None:
             worker.readers.most = max(1, min(spare // 4, MOST_READERS))
             ClientSocket.takers.most = max(1, min(spare // 4, MOST_TAKERS))
     worker.on_stop = parts.close
+    worker.refuser = worker.wsgi.extensions[REFUSER]
     embedded = worker.wsgi.extensions.get("jobrunner.executor")
     if embedded is not None:
         embedded.ensure_started()

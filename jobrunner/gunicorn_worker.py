@@ -30,7 +30,7 @@ from jobrunner.gunicorn_connection import ANSWER_SECONDS, ClientSocket, PatientC
 from jobrunner.gunicorn_errors import find_refusal
 from jobrunner.incoming import State
 from jobrunner.seats import Seats
-from jobrunner.web.refusal import render_refusal
+from jobrunner.web.refusal import Refuser
 
 FIRST_BYTE_SECONDS = 10.0
 """How long a new connection may say nothing."""
@@ -72,6 +72,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     on_stop: Callable[[], None] | None = None
     """Called once when the worker is told to stop: has requests return that wait for something."""
+
+    refuser = Refuser({})
+    """Says what is not answered by the application."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -189,7 +192,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         """Answer instead of the application, and wait for the client's end. On any thread."""
         try:
             conn.sock.settimeout(0)
-            conn.sock.send(render_refusal(status, detail))
+            conn.sock.send(self.refuser.render(_port_of(conn.sock), status, detail))
             conn.sock.shutdown(socket.SHUT_WR)
             self._await(conn, LINGER_SECONDS, lingering=True)
         except OSError:
@@ -264,7 +267,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             # Not the words: they may repeat what was sent, a secret for example.
             self.log.info("refused what %s has sent: %s", addr, type(exc).__name__)
         try:
-            client.sendall(render_refusal(status, detail))
+            client.sendall(self.refuser.render(_port_of(client), status, detail))
         except OSError:
             self.log.debug("nobody is there to be told of an error")
 
@@ -321,3 +324,8 @@ def _has_data(conn: PatientConn) -> bool:
         return bool(conn.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
     except OSError:
         return False
+
+
+def _port_of(client: socket.socket) -> int | None:
+    """Return the port that a client has connected to; None: it has come by a unix socket."""
+    return None if client.family == socket.AF_UNIX else client.getsockname()[1]

@@ -9,6 +9,8 @@ from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
+from jobrunner.domain.spec import Holder
+
 
 class Stat(NamedTuple):
     """Some of ``/proc/PID/stat``; all but ``exit_code`` can be read by anyone.
@@ -59,6 +61,20 @@ def boot_id() -> str:
     """Return what tells one boot of this machine from another."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
+
+
+def identify_self() -> Holder:
+    """Return who this process is."""
+    stat = read_stat(os.getpid())
+    assert stat is not None
+    return Holder(os.getpid(), stat.start_ticks, boot_id())
+
+
+def is_alive(holder: Holder) -> bool:
+    """Tell whether a process is still there."""
+    stat = read_stat(holder.pid)
+    is_it = stat is not None and stat.start_ticks == holder.start_ticks and not stat.is_zombie
+    return is_it and holder.boot_id == boot_id()
 
 
 def list_pids() -> list[int]:

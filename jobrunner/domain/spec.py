@@ -8,7 +8,7 @@ all of them. Rules that depend on the configuration are in ``service``.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from jobrunner.domain.arguments import together_problem
 from jobrunner.domain.errors import Problem
@@ -35,6 +35,7 @@ __all__ = [
     "NAME_MAX",
     "SHELL",
     "STEP_COOKIE",
+    "Holder",
     "Input",
     "InputInfo",
     "InputKind",
@@ -80,6 +81,14 @@ class InputInfo:
     size: int
 
 
+class Holder(NamedTuple):
+    """A process of this boot of the machine: a pid alone is no identity."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class JobSpec:
     """One submission, without the content of its inputs.
@@ -101,6 +110,8 @@ class JobSpec:
         result: the name of a file that the job may leave there, and that is kept for itself.
         drops_scratch: the scratch directory is removed at the end, whatever ``[storage] keep_scratch`` says.
         doom: why nothing of it is ever started: it ends with that. None: it is as any job.
+        holder: who has the connection of its client, and kills it when the client goes; it ends with that process, too.
+            None: nobody, it is as any job.
     """
 
     steps: tuple[Step, ...]
@@ -121,6 +132,7 @@ class JobSpec:
     result: str | None = None
     drops_scratch: bool = False
     doom: str | None = None
+    holder: Holder | None = None
 
     def cwd_of(self, step: Step) -> str | None:
         """Return where a step starts; None is the job's scratch directory."""
@@ -189,6 +201,7 @@ class JobSpec:
             "result": self.result,
             "drops_scratch": self.drops_scratch,
             "doom": self.doom,
+            "holder": self.holder,
         }
         return {
             **{member: value for member, value in rare.items() if value not in ({}, None, False)},
@@ -230,6 +243,7 @@ class JobSpec:
             result=data.get("result"),
             drops_scratch=data.get("drops_scratch", False),
             doom=data.get("doom"),
+            holder=Holder(*data["holder"]) if "holder" in data else None,
         )
 
 

@@ -1,8 +1,9 @@
 """The rows of an executor: all that it reads and writes in the database."""
 
 import logging
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from jobrunner.clock import Now
@@ -123,6 +124,13 @@ class Ledger:
     def cancel(self, requests: Mapping[int, CancelRequest]) -> None:
         """Write down that we want these jobs to end."""
         self._persist(lambda connection: [store.cancel_running(connection, *request) for request in requests.items()])
+
+    def abandon(self, numbers: Collection[int]) -> None:
+        """Write down that these jobs are to be killed, because nobody listens to them any more."""
+        request = CancelRequest("service", self._now(), signal.SIGKILL, grace=0)
+        self._database.insist(
+            lambda connection: [store.cancel_running(connection, number, request) for number in numbers]
+        )
 
     def record_signals(
         self, number: int, signals: Sequence[SentSignal], ending: JobState, error: JobError | None

@@ -31,6 +31,7 @@ from jobrunner.executor.tree import Orphans
 from jobrunner.executor.trouble import Trouble
 from jobrunner.hints import Hint, Hints, Inbox
 from jobrunner.locks import FileLock
+from jobrunner.proc import is_alive
 from jobrunner.spool import Spool
 from jobrunner.store.engine import Database
 from jobrunner.store.execution import WantedSignal
@@ -199,6 +200,7 @@ class Executor:
             if self._orphans is not None:
                 self._orphans.reap()
             self._start_postponed()
+            self._abandon_deserted()
         if everything or Hint.CONTROL.value in hints:
             self._control()
         if Hint.QUEUED.value in hints or (everything and self._ledger.has_queued()):
@@ -216,6 +218,12 @@ class Executor:
                 run.cancel(request)
         if signals:
             self._send(signals)
+
+    def _abandon_deserted(self) -> None:
+        jobs = [run.job for run in list(self._runs.values())]
+        deserted = [job.number for job in jobs if job.number not in self._canceled and _is_deserted(job)]
+        if deserted:
+            self._ledger.abandon(deserted)
 
     def _claim(self) -> None:
         free = self._slots.take_free()
@@ -316,12 +324,15 @@ class Executor:
 
     def _execute(self, run: Run, how: Callable[[Run], JobEnd | None]) -> JobEnd | None:
         try:
+            if how is Run.execute and _is_deserted(run.job):
+                self._ledger.abandon([run.job.number])
+                raise NeverStarted
             end = how(run)
         except NeverStarted:
             raise
         except StorageError as error:
-            # Only what comes before the start reads the database.
-            logger.warning("can't read what came with the job, trying again: %s", error)
+            # Only what comes before the start needs the database.
+            logger.warning("can't read what came with the job, or write that nobody wants it, trying again: %s", error)
             time.sleep(RETRY_PAUSE)
             raise NeverStarted from error
         except Exception as error:
@@ -358,3 +369,8 @@ class Executor:
         self._ledger.cancel({run.job.number: request for run, request in requests.items()})
         for run, request in requests.items():
             run.cancel(request)
+
+
+def _is_deserted(job: Job) -> bool:
+    """Tell whether a job is to run only as long as its client listens, and who had its connection has died."""
+    return job.spec.holder is not None and not is_alive(job.spec.holder)

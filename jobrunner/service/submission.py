@@ -10,6 +10,7 @@ from jobrunner.domain.callback import parse_url
 from jobrunner.domain.errors import InvalidRequest, Problem, ShellNotAllowed
 from jobrunner.domain.spec import (
     SHELL,
+    Holder,
     Input,
     InputInfo,
     InputKind,
@@ -62,7 +63,7 @@ class Submission:
         steps: what to run, one after the other.
         is_sequence: they were written as an array; else there is one, and its members are the job's.
         env, cwd: of all steps.
-        bare_env, make_cwd, paths, result, drops_scratch, doom: as `JobSpec` has them.
+        bare_env, make_cwd, paths, result, drops_scratch, doom, holder: as `JobSpec` has them.
         is_cwd_ours: it is not the client who has chosen `cwd`.
         timeout, grace: seconds; None takes the configuration's.
     """
@@ -88,6 +89,7 @@ class Submission:
     result: str | None = None
     drops_scratch: bool = False
     doom: str | None = None
+    holder: Holder | None = None
 
 
 class SpecMaker:
@@ -152,6 +154,7 @@ class SpecMaker:
             result=asked.result,
             drops_scratch=asked.drops_scratch,
             doom=asked.doom,
+            holder=asked.holder,
         )
         problems.extend(spec.problems(is_sequence=asked.is_sequence))
         if problems:
@@ -211,7 +214,8 @@ class SpecMaker:
         """
         self._check_policy(spec.steps)
         problems = self._problems(spec)
-        spec = replace(spec, steps=tuple(self._find_again(spec, index, problems) for index in range(len(spec.steps))))
+        steps = tuple(self._find_again(spec, index, problems) for index in range(len(spec.steps)))
+        spec = replace(spec, steps=steps, holder=None)  # nobody listens to it as the client of then did
         if problems:
             raise InvalidRequest(problems)
         return self._commands.judge(spec, caller, load_inputs, is_sequence=len(spec.steps) > 1)

@@ -9,13 +9,15 @@ from werkzeug.routing import PathConverter
 import jobrunner
 from jobrunner.web.api import callbacks, catalogue, control, events, files, jobs, output, service
 from jobrunner.web.api.documents import ProblemDocument
-from jobrunner.web.dialects.dialect import Here, make_dialect_app
+from jobrunner.web.dialects.dialect import Here, make_dialect_app, unread_refusal
 from jobrunner.web.dialects.registry import DIALECTS
 from jobrunner.web.doors import Doors
 from jobrunner.web.errors import register_error_handlers
 from jobrunner.web.guard import register_guard
 from jobrunner.web.peer import trust_proxies
 from jobrunner.web.protection import register_protection
+from jobrunner.web.refusal import EXTENSION as REFUSER
+from jobrunner.web.refusal import Refuser
 from jobrunner.web.services import EXTENSION, Services
 
 
@@ -56,9 +58,10 @@ def make_flask_app(parts: Services, dialects: Sequence[Here] = ()) -> Flask:
     for module in (jobs, control, output, events, files, callbacks, catalogue, service):
         app.register_api(module.bp)
     apps = {found.name: make_dialect_app(DIALECTS[found.name], found) for found in dialects}
+    ports = {found.settings.port: found.name for found in dialects if found.settings.port is not None}
     if apps:
-        ports = {found.settings.port: found.name for found in dialects if found.settings.port is not None}
         # Around all else: a proxy that is believed may name another port than that of the socket.
         app.wsgi_app = Doors(app.wsgi_app, apps, ports)  # type: ignore[method-assign]
     app.extensions["jobrunner.dialects"] = apps
+    app.extensions[REFUSER] = Refuser({port: unread_refusal(apps[name]) for port, name in ports.items()})
     return app

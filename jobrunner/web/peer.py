@@ -27,7 +27,16 @@ def client_address(asked: Request) -> str | None:
     proxy names one. IPv4 that comes in IPv6 is IPv4; a port or a zone, which
     some proxies add, is left out.
     """
-    text = asked.environ.get("REMOTE_ADDR", "")
+    return _parse_address(asked.environ.get("REMOTE_ADDR", ""))
+
+
+def connected_address(asked: Request) -> str | None:
+    """Return the IP address of whoever has connected: of the client, or of the proxy in front; None: it has none."""
+    before = asked.environ.get("werkzeug.proxy_fix.orig")
+    return client_address(asked) if before is None else _parse_address(before["REMOTE_ADDR"] or "")
+
+
+def _parse_address(text: str) -> str | None:
     found = re.fullmatch(r"\[([^\]]*)\](?::\d+)?|([^:]*):\d+", text)
     bare = (found[1] or found[2] or "") if found else text
     try:

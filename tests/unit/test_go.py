@@ -149,7 +149,7 @@ def test_members_are_found_as_go_finds_them(body: bytes, name: str, value: objec
     "body",
     [
         *(b"", b" ", b"{", b"nonsense", b"NaN", b"[Infinity]", b"{'a': 1}", b"\xef\xbb\xbf{}"),
-        *(b"[" * 100_000, b'{"a": 1' + b"0" * 5000),
+        *(b"[" * 100_000, b"[" * 700 + b"]" * 700, b'{"a": 1' + b"0" * 5000),
     ],
     ids=lambda body: repr(body[:20]),
 )

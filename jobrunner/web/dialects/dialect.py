@@ -24,7 +24,7 @@ from jobrunner.service.dialects import DialectService
 from jobrunner.web.auditing import note_refusal
 from jobrunner.web.errors import status_of, understand_os_error
 from jobrunner.web.guard import identify, is_foreign_change, is_known_host, names_of, secret_of
-from jobrunner.web.peer import client_address, trust_proxies
+from jobrunner.web.peer import client_address, connected_address, trust_proxies
 from jobrunner.web.protection import register_protection
 from jobrunner.web.services import EXTENSION, Services, services
 
@@ -33,6 +33,7 @@ logger = logging.getLogger("jobrunner.web")
 S = TypeVar("S", bound=DialectSettings)
 
 _HERE = "jobrunner.dialect"
+_UNREAD = "jobrunner.unread"
 
 
 class Why(StrEnum):
@@ -59,6 +60,9 @@ class Why(StrEnum):
 
     CONFLICT = auto()
     """Right in itself, but not in this state."""
+
+    UNREAD = auto()
+    """It is no request that could be looked at: no HTTP, too long, or too slow."""
 
     BUSY = auto()
     """The queue is full, the service is drained, too many wait."""
@@ -159,8 +163,20 @@ def make_dialect_app(dialect: Dialect, parts: Here) -> Flask:
             g.caller = identify(request, _authentication(dialect, parts.settings))
         return None
 
+    def refuse_unread(status: int, text: str) -> Response:
+        why = {503: Why.BUSY, 500: Why.BROKEN}.get(status, Why.UNREAD)
+        refusal = Refusal(why, status, text, 1 if status == 503 else None)
+        with app.test_request_context():  # of none: for what each answer of the dialect has in its head
+            return app.process_response(dialect.refuse(refusal))
+
+    app.extensions[_UNREAD] = refuse_unread
     app.register_blueprint(dialect.blueprint)
     return app
+
+
+def unread_refusal(app: Flask) -> Callable[[int, str], Response]:
+    """Return what makes the answer, of status and words, to what never gets as far as this dialect's application."""
+    return cast("Callable[[int, str], Response]", app.extensions[_UNREAD])
 
 
 def _refuse(dialect: Dialect, refusal: Refusal) -> Response:
@@ -176,7 +192,9 @@ def _authentication(dialect: Dialect, settings: DialectSettings) -> Callable[[bo
     """
     access = services().access
     if settings.auth == "none":
-        if not settings.takes_from(client_address(request)):
+        proxy = connected_address(request)
+        # The proxy as well: who connects past it could say to come from anywhere.
+        if not settings.takes_from(client_address(request)) or (proxy and not settings.takes_from(proxy)):
             raise errors.Unauthenticated("who asks without a token must do so from a network in allow_from")
         # Ours come from here, to wherever any token's bearer has us send them, with what a job has written: as one of
         # the clients that are let in they would be a way around the token.

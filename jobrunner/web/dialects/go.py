@@ -101,10 +101,10 @@ def parse_json(body: bytes) -> Any:
         raise ValueError("EOF")
     try:
         value, _ = _DECODER.raw_decode(text)
+        # What is half of a surrogate pair is no character.
+        return to_unicode(value)
     except RecursionError:
         raise ValueError("exceeded max depth") from None
-    # What is half of a surrogate pair is no character.
-    return to_unicode(value)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Members:
@@ -120,7 +120,8 @@ def _refuse(name: str) -> Any:
     raise ValueError(f"invalid character '{name[0]}' looking for beginning of value")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse)
+# Nothing here wants a number, and whole ones may be too long to be read.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse, parse_int=float)
 
 
 # ── times ──

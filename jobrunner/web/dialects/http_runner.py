@@ -57,7 +57,7 @@ def _parse(body: bytes) -> Submission:
         Forbidden: it is not in the whitelist.
     """
     try:
-        asked = to_unicode(json.loads(body.decode(errors="replace"), parse_constant=_refuse))
+        asked = to_unicode(json.loads(body.decode(errors="replace"), parse_constant=_refuse, parse_int=float))
     except RecursionError:
         raise InvalidRequest.at("#", "too many arrays or objects in one another") from None
     except ValueError as error:

@@ -15,6 +15,7 @@ from jobrunner.domain.job import Job
 from jobrunner.domain.spec import StepKind
 from jobrunner.domain.step import name_problems
 from jobrunner.domain.streams import Stream
+from jobrunner.proc import identify_self
 from jobrunner.service.output import Dropped, Happening, Interrupted, Written, notice
 from jobrunner.service.submission import StepAsked, Submission
 from jobrunner.web.dialects.dialect import Dialect, Why, answer, asked_path, here
@@ -89,6 +90,7 @@ def _submission(asked: Asked) -> Submission:
         is_cwd_ours=asked.cwd == HERE,
         name=_name(asked.alias),
         exclusive=True,
+        holder=identify_self(),
     )
 
 

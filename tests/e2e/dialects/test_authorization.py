@@ -5,12 +5,14 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Response
 from werkzeug.test import Client, TestResponse
 
+from jobrunner import config_values as read
 from jobrunner.app import make_dialect
 from jobrunner.callbacks.signing import webhook_headers
 from jobrunner.config_values import Secret
@@ -21,7 +23,7 @@ from jobrunner.service.jobs import CancelAsked
 from jobrunner.web.dialects.dialect import Dialect, Here, Why, make_dialect_app
 from jobrunner.web.dialects.http_runner_document import render_id
 from jobrunner.web.dialects.registry import DIALECTS
-from tests.factories import CALLER, argv
+from tests.factories import CALLER, argv, make_house
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "go-jobrunner": {},
@@ -170,6 +172,38 @@ def test_who_needs_no_token_comes_from_a_network_that_is_named(house: House, nam
     app = make_dialect_app(saying_why(name), here_of(house, name, auth="none", run_as="nobody"))
     answer = Client(app).open(route.path, method=route.method, environ_base={"REMOTE_ADDR": "127.0.0.1"})
     assert answer.text == Why.UNAUTHORIZED
+
+
+@pytest.mark.parametrize(
+    ("connected", "said", "allowed"),
+    [
+        ("10.0.0.5", "192.168.1.7", True),  # the proxy, for a client that is let in
+        ("10.0.0.5", "203.0.113.9", False),
+        ("203.0.113.9", "192.168.1.7", False),  # nobody that says to be a proxy
+        ("203.0.113.9", "10.0.0.5, 192.168.1.7", False),
+        ("192.168.1.7", None, True),
+        ("203.0.113.9", None, False),
+        ("", "192.168.1.7", True),  # a proxy at the unix socket
+        ("", None, False),
+    ],
+)
+def test_nobody_gets_in_by_saying_to_be_a_proxy(
+    tmp_path: Path, connected: str, said: str | None, allowed: bool
+) -> None:
+    """A port of a dialect may be open to more than the proxy that is trusted."""
+    house = make_house(tmp_path, server={"trusted_proxies": 1})
+    make_token(house, "old clients", "admin")
+    networks = read.networks("10.0.0.5, 192.168.0.0/16")
+    parts = here_of(house, "qmd", auth="none", run_as="old clients", allow_from=networks)
+    answer = Client(make_dialect_app(saying_why("qmd"), parts)).get(
+        "/ping",
+        headers={} if said is None else {"X-Forwarded-For": said},
+        environ_base={"REMOTE_ADDR": connected},
+    )
+    house.database.close()
+    house.hints.close()
+
+    assert (answer.text == ".") == allowed, answer.text
 
 
 @pytest.mark.parametrize("endpoint", sorted(ROUTES), ids=" ".join)

@@ -2,17 +2,20 @@
 
 import http.client
 import json
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import pytest
 
 from tests.conftest import StartService
 from tests.e2e.dialects.conversation import ANYONE, Asking, doors, speaking
-from tests.factories import is_dead
+from tests.factories import children_of, is_dead
+from tests.process.serving import child
 from tests.service import Service, eventually, free_port
 
 PLAIN = "text/plain; charset=utf-8"
@@ -284,6 +287,44 @@ def test_a_client_that_goes_while_its_program_waits_for_a_slot_takes_it_along(st
     waiting.join(60)
     assert answers[1] == not_started("Operation canceled (os error 125)")
     service.post(f"/v1/jobs/{canceled['id']}/cancel")
+
+
+def test_a_program_outlives_no_worker_that_is_killed(start_service: StartService) -> None:
+    """Its client is gone with the worker, and nobody is left to tell so. One that waits for a slot is never started."""
+    port = free_port()
+    dialect = {"enabled": "yes", "port": port, "auth": "none", "run_as": "admin"}
+    service = start_service(
+        {"dialect_rexec": dialect, "server": {"workers": 1, "pin_workers": "no"}, "executor": {"max_running": 2}}
+    )
+    ask = Asking(port)
+    other = service.submit(argv=["sleep", "60"])
+    (worker,) = children_of(child(service, "web"))
+    answers: list[object] = []
+
+    def wait_in_vain() -> None:
+        try:
+            answers.append(run(ask, "echo", alias="waits"))
+        except (OSError, http.client.HTTPException) as error:
+            answers.append(error)
+
+    with suppress(OSError, http.client.HTTPException), listening(ask, "sh", "-c", "echo $$; exec sleep 60") as response:
+        pid = int(response.readline())
+        waiting = threading.Thread(target=wait_in_vain)
+        waiting.start()
+        assert eventually(lambda: newest(service)["name"] == "waits")
+        os.kill(worker, signal.SIGKILL)
+        waiting.join(60)
+
+    assert isinstance(answers[0], (OSError, http.client.HTTPException))
+    assert eventually(lambda: is_dead(pid), within=60)
+    assert eventually(lambda: service.http.get(f"{service.url}/readyz").ok, within=60)
+    assert eventually(lambda: newest(service)["state"] == "canceled", within=60)
+    assert (newest(service)["started_at"], newest(service)["cancel"]["by"]) == (None, "service")
+    for alias in ("a", "waits"):
+        assert run(ask, "true", alias=alias) == (200, "")
+    again = service.post(f"/v1/jobs/{newest(service)['id']}/rerun").json()
+    assert service.wait(again["id"])["state"] == "succeeded", "one of /v1 needs no client"
+    service.post(f"/v1/jobs/{other['id']}/cancel")
 
 
 def test_a_seat_comes_before_the_program(start_service: StartService) -> None:
