@@ -77,7 +77,12 @@ class OutputService:
         self._followers = followers
 
     def size(self, job: Job, stream: Stream) -> int:
-        """Return the length of a stream: what was written when it ended, or what is there by now."""
+        """Return the length of a stream: what was written when it ended, or what is there by now.
+
+        A job that was seen in the queue had written nothing, though it may have begun since.
+        """
+        if job.state is JobState.QUEUED:
+            return 0
         if job.state.is_ended:
             return job.stdout_bytes if stream is Stream.STDOUT else job.stderr_bytes
         return self._spool.size(job.id, stream)

@@ -7,8 +7,9 @@ from jobrunner.domain.streams import Stream
 from jobrunner.house import House
 from jobrunner.service.output import Moved, Quiet, Written
 from jobrunner.store import execution
-from tests.factories import CALLER, make_job
+from tests.factories import CALLER, make_job, running_executor, shell
 from tests.integration.stored import at
+from tests.service import eventually
 
 
 def test_that_a_job_runs_is_told_before_its_output(house: House) -> None:
@@ -26,3 +27,15 @@ def test_that_a_job_runs_is_told_before_its_output(house: House) -> None:
             os.write(streams.stdout, b"begun")
 
         assert [next(told), next(told)] == [Moved(JobState.RUNNING), Written(Stream.STDOUT, 0, b"begun")]
+
+
+def test_a_job_that_was_seen_in_the_queue_has_written_nothing(house: House) -> None:
+    """It may have ended before the answer to its submission is made, which must not tell half of that."""
+    queued = make_job(house, shell("echo out; echo err >&2"))
+    with running_executor(house):
+        assert eventually(lambda: house.jobs.get(queued.id, CALLER).state.is_ended, within=30)
+    ended = house.jobs.get(queued.id, CALLER)
+
+    assert [house.output.whole(ended, stream) for stream in Stream] == [b"out\n", b"err\n"]
+    assert [house.output.whole(queued, stream) for stream in Stream] == [b"", b""]
+    assert [house.output.size(queued, stream) for stream in Stream] == [0, 0]
