@@ -94,7 +94,11 @@ class Service:
             except requests.RequestException:
                 return False
 
-        assert eventually(is_ready, within=STARTUP, every=0.05), f"the service does not start:\n{self.log.read_text()}"
+        try:
+            assert eventually(is_ready, within=STARTUP, every=0.05), f"it does not start:\n{self.log.read_text()}"
+        except BaseException:
+            self.stop(signal.SIGKILL)
+            raise
         self.http.headers["Authorization"] = f"Bearer {self.token}"
         return self
 

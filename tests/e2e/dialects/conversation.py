@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jobrunner.config_dialects import DIALECTS
 from tests.service import Service, free_port
 
 ANYONE = {"auth": "none", "run_as": "admin"}
 """Settings of a dialect that anyone may speak: the original asks for nothing."""
+
+SECRET = "s"
+"""What clients of rtot have, where a service speaks all dialects."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,14 @@ class Asking:
                 found = {name.lower(): value for name, value in response.getheaders()}
                 return Answer(response.status, found, response.read())
 
+    @contextmanager
+    def stream(self, method: str, path: str, body: str = "") -> Iterator[http.client.HTTPResponse]:
+        """Ask, and read the answer as it comes; when this is left, the client goes."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            connection.request(method, self.prefix + path, body or None, dict(self.headers))
+            with connection.getresponse() as response:
+                yield response
+
 
 @contextmanager
 def speaking(directory: Path, name: str, settings: Mapping[str, Any], **others: Mapping[str, Any]) -> Iterator[Service]:
@@ -82,3 +94,22 @@ def doors(service: Service, name: str, **headers: str) -> list[Asking]:
 
 def _word(name: str) -> str:
     return name.replace("-", "_")
+
+
+def all_dialects(**settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return settings with which a service speaks all dialects, each below its prefix and at a port of its own.
+
+    Args:
+        settings: more of them, by section: ``dialect_qmd={"scripts_dir": …}``.
+    """
+    found: dict[str, dict[str, Any]] = dict(settings)
+    for name in DIALECTS:
+        section = f"dialect_{_word(name)}"
+        who = {"secret": SECRET} if name == "rtot" else ANYONE
+        found[section] = {"enabled": "yes", "port": free_port(), **who, **found.get(section, {})}
+    return found
+
+
+def doors_of(service: Service, name: str) -> list[Asking]:
+    """Return clients of one of `all_dialects`: at its own port, and below its prefix."""
+    return doors(service, name, **({"Authorization": f"rtot {SECRET}"} if name == "rtot" else {}))

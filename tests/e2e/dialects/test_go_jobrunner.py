@@ -6,8 +6,8 @@ import re
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from http.client import HTTPConnection, HTTPResponse
+from contextlib import contextmanager
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +99,10 @@ def step(service: Service, job: str, name: str) -> None:
 @contextmanager
 def attached(ask: Asking, job: str, query: str = "") -> Iterator[HTTPResponse]:
     """Attach to a job; return once the answer has begun."""
-    with closing(HTTPConnection("127.0.0.1", ask.port, timeout=60)) as connection:
-        connection.request("GET", f"{ask.prefix}/{job}/attach{query}")
-        with connection.getresponse() as response:
-            assert (response.status, response.headers["Content-Type"]) == (200, PLAIN)
-            assert response.headers["Transfer-Encoding"] == "chunked"
-            yield response
+    with ask.stream("GET", f"/{job}/attach{query}") as response:
+        assert (response.status, response.headers["Content-Type"]) == (200, PLAIN)
+        assert response.headers["Transfer-Encoding"] == "chunked"
+        yield response
 
 
 @pytest.mark.parametrize(

@@ -66,11 +66,9 @@ def run(ask: Asking, cmd: str, *args: str, **members: Any) -> tuple[int, str]:
 @contextmanager
 def listening(ask: Asking, cmd: str, *args: str, **members: Any) -> Iterator[http.client.HTTPResponse]:
     """Run something and hear it; when this is left, the client goes."""
-    with closing(http.client.HTTPConnection("127.0.0.1", ask.port, timeout=60)) as connection:
-        connection.request("POST", f"{ask.prefix}/process", body(cmd, *args, **members))
-        with connection.getresponse() as response:
-            assert response.status == 200, response.read()
-            yield response
+    with ask.stream("POST", "/process", body(cmd, *args, **members)) as response:
+        assert response.status == 200, response.read()
+        yield response
 
 
 def newest(service: Service) -> dict[str, Any]:
