@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jobrunner.config import Config
@@ -34,10 +35,11 @@ def create_standalone_app(config: Config | None = None) -> "Flask":
         ConfigError, StorageError, OSError: the service can't work like this.
     """
     from jobrunner.work import EmbeddedWork
+    from jobrunner.workforce import make_work
 
     house = open_house(config)
     app = _make_app(house)
-    embedded = app.extensions["jobrunner.executor"] = EmbeddedWork(house.make_work)
+    embedded = app.extensions["jobrunner.executor"] = EmbeddedWork(partial(make_work, house))
     # gunicorn starts it with our settings when a worker is up. A server
     # without them has to wait for the first request, the first sign of being
     # a worker and not the parent of one.
@@ -108,8 +110,9 @@ def run_executor(house: House) -> bool:
         Whether it ended because it was drained.
     """
     from jobrunner.executor.spawning import heed_all_signals
+    from jobrunner.workforce import make_work
 
-    work = house.make_work()
+    work = make_work(house)
     heed_all_signals()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: work.stop())

@@ -14,8 +14,9 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from jobrunner.domain.access import NO_COMMANDS, pattern_problem
+from jobrunner.domain.access import NO_COMMANDS
 from jobrunner.domain.addresses import Rule, parse_rule
+from jobrunner.domain.patterns import pattern_problem
 
 Parser = Callable[[str], Any]
 Network = IPv4Network | IPv6Network

@@ -1,4 +1,4 @@
-"""The parts of the service, each made when it is first needed: database, spool, hints, services, executor.
+"""The parts of the service, each made when it is first needed: database, spool, hints, services. A list, so it is long.
 
 Nothing here opens a file that outlives a fork: a server may load the
 application first and fork its workers then.
@@ -6,8 +6,6 @@ application first and fork its workers then.
 
 import logging
 import os
-import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,21 +14,15 @@ from typing import TYPE_CHECKING
 from jobrunner.clock import utc_now
 from jobrunner.config import Config
 from jobrunner.config_loading import load_config
-from jobrunner.domain.errors import ConfigError
 from jobrunner.domain.masking import MaskRules
 from jobrunner.drain import Drain
-from jobrunner.ends import EndsFile
 from jobrunner.hints import Hints
 from jobrunner.log import set_up_logging
 from jobrunner.spool import Spool, let_through
 from jobrunner.store.engine import Database
 
 if TYPE_CHECKING:
-    from jobrunner.callbacks.delivery import Deliverer
-    from jobrunner.domain.callback import Message, Teller
-    from jobrunner.domain.job import Job
     from jobrunner.executor.confine import Confinement
-    from jobrunner.executor.pool import Executor
     from jobrunner.service.access import Access
     from jobrunner.service.audit import Audit
     from jobrunner.service.callbacks import CallbackService
@@ -44,7 +36,6 @@ if TYPE_CHECKING:
     from jobrunner.service.timelimits import TimeLimits
     from jobrunner.service.tokens import TokenService
     from jobrunner.service.waiting import Waiters
-    from jobrunner.work import Work
 
 logger = logging.getLogger("jobrunner")
 
@@ -306,83 +297,6 @@ class House:
         if self.tokens.ensure_first(self.admin_token_file):
             logger.info("made the token 'admin', see %s", self.admin_token_file)
         self.database.close()  # nothing of it may cross a fork
-
-    def make_executor(self, *, owns_process: bool = False) -> "Executor":
-        """Make an executor, with an identity of its own.
-
-        Args:
-            owns_process: nobody else in this process has children, or cares for orphans.
-
-        Raises:
-            ConfigError: there are no control groups where the settings say, or jobs can't be confined as they say.
-        """
-        from jobrunner.executor.cgroup import ControlGroups
-        from jobrunner.executor.confine import add_sandbox
-        from jobrunner.executor.pool import Executor
-        from jobrunner.executor.tree import Orphans
-
-        settings = self.config.executor
-        try:
-            groups = ControlGroups.find(settings.cgroup)
-        except OSError as error:
-            raise ConfigError([f"[executor] cgroup = {settings.cgroup}: {error.strerror}: {error.filename}"]) from error
-        self.confinement.try_out(str(self.data_dir / "jobs"))
-        return Executor(
-            f"{os.getpid()}-{secrets.token_hex(8)}",
-            self.database,
-            self.spool,
-            self.hints,
-            max_running=settings.max_running,
-            stop_grace=settings.grace if settings.on_stop == "kill" else None,
-            environment=self.base_environment,
-            kill_leftovers=settings.kill_leftovers,
-            output=self.config.output,
-            orphans=Orphans() if owns_process else None,
-            ends=EndsFile(self.data_dir / "run" / "ends"),
-            groups=groups,
-            confinement=add_sandbox(self.config, self.confinement),
-            drain=self.drain,
-            masks=self.masks,
-            now=utc_now,
-        )
-
-    def make_deliverer(self) -> "Deliverer":
-        """Make one who sends callbacks, with an identity of its own."""
-        from jobrunner.callbacks.delivery import Deliverer
-        from jobrunner.callbacks.sending import Sender
-
-        settings = self.config.callbacks
-        identity = f"{os.getpid()}-{secrets.token_hex(8)}"
-        sender = Sender(settings.policy, utc_now)
-        return Deliverer(identity, self.database, self.hints, sender, self.tellers, settings, now=utc_now)
-
-    def make_work(self) -> "Work":
-        """Make an executor and a deliverer for a process of which they are the purpose."""
-        from jobrunner.work import Work
-
-        return Work(self.make_executor(owns_process=True), self.make_deliverer(), self.executor_lock)
-
-    @property
-    def tellers(self) -> Mapping[str, "Teller"]:
-        """What is told of an ended job, by the API that it came through (`Job.api`)."""
-
-        def tell_v1(job: "Job") -> "Message":
-            # Here, since it loads much that an executor needs for nothing else.
-            from jobrunner.service.callbacks import render_message
-
-            return render_message(job, self.output)
-
-        def tell_http_runner(job: "Job") -> "Message":
-            from jobrunner.web.dialects.http_runner_document import render_message
-
-            return render_message(job, self.output, utc_now())
-
-        def tell_qmd(job: "Job") -> "Message":
-            from jobrunner.web.dialects.qmd_document import render_message
-
-            return render_message(job, self.output)
-
-        return {"v1": tell_v1, "qmd": tell_qmd, "http-runner": tell_http_runner}
 
 
 def open_house(config: Config | None = None) -> House:

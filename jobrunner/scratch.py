@@ -29,7 +29,7 @@ PATHS_MOST = 2 << 20
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+THROUGH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """How a directory is opened only to go on from there."""
 
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -224,10 +224,10 @@ def open_beneath(root: str, path: bytes, *, owner: int | None = None) -> BinaryI
 
 def _look_up(root: str, names: list[bytes]) -> int:
     """Return a descriptor that only tells what is there: nothing was opened, so nobody notices."""
-    here = os.open(root, STEP)
+    here = os.open(root, THROUGH)
     try:
         for name in names[:-1]:
-            below = os.open(name, STEP, dir_fd=here)
+            below = os.open(name, THROUGH, dir_fd=here)
             os.close(here)
             here = below
         return os.open(names[-1], _LOOK, dir_fd=here)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 
-from jobrunner.scratch import LIST, NOT_THERE, STEP
+from jobrunner.scratch import LIST, NOT_THERE, THROUGH
 
 _SMALL = 1000
 """Entries of a directory that we remove ourselves; the system's tools don't take larger ones into memory whole."""
@@ -62,7 +62,7 @@ def _remove_small(name: str, within: int | None, depth: int) -> None:
 def _remove_by_tools(path: str, within: int | None = None) -> None:
     """Remove what is large, deep, closed, changing, or no directory: the system's own tools can do it."""
     with suppress(FileNotFoundError, NotADirectoryError):
-        fd = os.open(path, STEP, dir_fd=within)
+        fd = os.open(path, THROUGH, dir_fd=within)
         try:
             # Through the descriptor: of a link in the directory's place the target would be opened.
             here = f"/proc/self/fd/{fd}"

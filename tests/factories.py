@@ -15,6 +15,7 @@ from jobrunner.domain.spec import StepKind
 from jobrunner.house import House
 from jobrunner.locks import FileLock
 from jobrunner.service.submission import StepAsked, Submission
+from jobrunner.workforce import make_executor
 
 CALLER = Caller("tester", ADMINISTRATOR)
 
@@ -58,7 +59,7 @@ def make_job(house: House, asked: Submission | None = None, **members: Any) -> J
 @contextmanager
 def running_executor(house: House) -> Iterator[None]:
     """Run the house's executor on a thread meanwhile; at the end it gives its jobs up, or ends them by ``on_stop``."""
-    executor = house.make_executor()
+    executor = make_executor(house)
     thread = threading.Thread(target=executor.run, args=(FileLock(house.executor_lock),), name="test-executor")
     thread.start()
     try:

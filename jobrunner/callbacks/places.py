@@ -56,8 +56,3 @@ class Places:
     def forget_all_but(self, receivers: Iterable[str]) -> None:
         """Forget who was slow and is owed nothing any more."""
         self._slow.intersection_update({*receivers, *self._taken})
-
-    @property
-    def are_free(self) -> bool:
-        """Whether nothing is under way."""
-        return not self._taken

@@ -1,9 +1,9 @@
 """Who asks, and what they may do."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from fnmatch import fnmatchcase
+
+from jobrunner.domain.patterns import matches
 
 TOKEN_PREFIX = "jr_"  # noqa: S105 of all tokens
 """What the text of every token begins with, so that it is known for one wherever it turns up."""
@@ -115,20 +115,3 @@ class Caller:
     def sees(self, owner: str) -> bool:
         """Tell whether jobs of this owner are shown to them."""
         return owner == self.name or self.grant.sees_all
-
-
-def matches(text: str, patterns: Iterable[str]) -> bool:
-    """Tell whether a text is of one of these patterns (fnmatch: ``*`` takes slashes too)."""
-    return find_match(text, patterns) is not None
-
-
-def find_match(text: str, patterns: Iterable[str]) -> str | None:
-    """Return the first of these patterns that a text is of (fnmatch: ``*`` takes slashes too), if there is one."""
-    return next((pattern for pattern in patterns if fnmatchcase(text, pattern)), None)
-
-
-def pattern_problem(pattern: str) -> str | None:
-    """Say why no program can be of this pattern, or return None."""
-    if pattern[:1] not in {"/", "*", "?", "["}:
-        return f"{pattern!r} is no pattern of absolute paths, like /usr/bin/git or /opt/tools/*"
-    return None

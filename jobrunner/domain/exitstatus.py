@@ -38,14 +38,6 @@ class ExitStatus:
         """Whether the process exited with 0."""
         return self.code == 0
 
-    @property
-    def shell_code(self) -> int:
-        """The number a shell would show: the code, or 128 + the signal."""
-        if self.signal is not None:
-            return 128 + self.signal
-        assert self.code is not None
-        return self.code
-
 
 def signal_name(number: int) -> str:
     """Name a signal: ``SIGKILL``; real-time signals as ``SIGRTMIN+n``, those without a name as ``SIG32``."""

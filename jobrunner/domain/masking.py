@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from jobrunner.domain.access import matches
+from jobrunner.domain.patterns import matches
 
 MASK = "***"
 

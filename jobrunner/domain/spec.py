@@ -1,8 +1,8 @@
 """What a job is asked to do.
 
-An API (``/v1``, a dialect) translates what it was
-sent to a `JobSpec`; `JobSpec.problems` holds the rules that are the same for
-all of them. Rules that depend on the configuration are in ``service``.
+An API (``/v1``, a dialect) translates what it was sent to a `JobSpec`;
+`JobSpec.problems` holds the rules that are the same for all of them. Rules that
+depend on the configuration are in ``service``.
 """
 
 from collections.abc import Iterator, Mapping
@@ -229,11 +229,12 @@ class JobSpec:
             timeout=data["timeout"],
             grace=data["grace"],
             env=data["env"],
-            bare_env=data.get("bare_env", False),  # not in rows of before there were dialects that need it
+            # With `get`: a row may be older than the member.
+            bare_env=data.get("bare_env", False),
             cwd=data["cwd"],
-            make_cwd=data.get("make_cwd", False),  # as above
+            make_cwd=data.get("make_cwd", False),
             merge_stderr=data["merge_stderr"],
-            exclusive=data.get("exclusive", False),  # not in rows of 0.1
+            exclusive=data.get("exclusive", False),
             name=name,
             priority=priority,
             labels=data["labels"],

@@ -7,16 +7,14 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jobrunner.config import Config, Policy
 from jobrunner.domain.errors import ConfigError
+from jobrunner.executor.bubblewrap import Bubblewrap, find_bubblewrap
 from jobrunner.users import User, find_user
 
-if TYPE_CHECKING:
-    from jobrunner.executor.bubblewrap import Bubblewrap
-
-Step = Callable[[], Any]
+Preparation = Callable[[], Any]
 """What a new process does before it executes anything: calls of the system only, no thread is there to free a lock."""
 
 
@@ -32,7 +30,7 @@ class Confinement:
 
     user: User | None = None
     limits: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    bubblewrap: "Bubblewrap | None" = None
+    bubblewrap: Bubblewrap | None = None
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -44,7 +42,7 @@ class Confinement:
         """Whether jobs are root's."""
         return (self.user.uid if self.user is not None else os.geteuid()) == 0
 
-    def popen_arguments(self, cwd: str, first: Step | None) -> dict[str, Any]:
+    def popen_arguments(self, cwd: str, first: Preparation | None) -> dict[str, Any]:
         """Return what `subprocess.Popen` needs for a job besides the ordinary.
 
         Nothing when there is nothing to do: then a vfork(2) starts it, which costs much less than a fork(2).
@@ -53,12 +51,12 @@ class Confinement:
             cwd: where it starts.
             first: what it does before all else; None: nothing.
         """
-        steps = [first] if first is not None else []
+        preparations = [first] if first is not None else []
         if self.user is not None:
             # subprocess has changed there as root; the user must be allowed to as well.
-            steps.append(partial(os.chdir, cwd))
-        steps.extend(partial(resource.setrlimit, what, limit) for what, limit in self.limits.items())
-        arguments: dict[str, Any] = {"preexec_fn": partial(_do, tuple(steps))} if steps else {}
+            preparations.append(partial(os.chdir, cwd))
+        preparations.extend(partial(resource.setrlimit, what, limit) for what, limit in self.limits.items())
+        arguments: dict[str, Any] = {"preexec_fn": partial(_do, tuple(preparations))} if preparations else {}
         if self.user is not None:
             arguments.update(user=self.user.uid, group=self.user.gid, extra_groups=list(self.user.groups))
         return arguments
@@ -95,9 +93,9 @@ class Confinement:
             raise ConfigError([f"[policy]: a shell does not even start within these limits: {done.stderr.strip()}"])
 
 
-def _do(steps: Sequence[Step]) -> None:
-    for step in steps:
-        step()
+def _do(preparations: Sequence[Preparation]) -> None:
+    for prepare in preparations:
+        prepare()
 
 
 def find_confinement(policy: Policy) -> Confinement:
@@ -119,8 +117,6 @@ def add_sandbox(config: Config, confinement: Confinement) -> Confinement:
     Raises:
         ConfigError: none can be made here.
     """
-    from jobrunner.executor.bubblewrap import find_bubblewrap
-
     found = find_bubblewrap(config, confinement.popen_arguments("/", None), as_root=confinement.runs_as_root)
     return replace(confinement, bubblewrap=found)
 

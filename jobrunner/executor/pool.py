@@ -3,7 +3,7 @@
 One thread (`Executor.run`) looks for work: queued jobs for free slots, cancel
 requests, signals, output that gets too long. Each running job has a thread of
 its own from a pool. Hints wake the first; without them it looks every `TICK`
-seconds.
+seconds. Both are here, because they share what runs and what is to be started.
 """
 
 import logging

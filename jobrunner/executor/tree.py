@@ -14,8 +14,6 @@ from jobrunner.domain.spec import COOKIE
 from jobrunner.parent import become_subreaper
 from jobrunner.proc import list_children, list_pids, read_environ, read_stat
 
-__all__ = ["COOKIE", "Member", "Orphans", "list_members", "send"]
-
 
 class Member(NamedTuple):
     """A living process of a job."""

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from jobrunner.domain.access import Caller, find_match, matches
+from jobrunner.domain.access import Caller
 from jobrunner.domain.errors import CommandNotAllowed, InvalidRequest, Problem
 from jobrunner.domain.interpreter import read_interpreter
+from jobrunner.domain.patterns import find_match, matches
 from jobrunner.domain.spec import SHELL, Input, InputKind, JobSpec, Step, StepKind, source_name, step_pointer
 from jobrunner.programs import find_program
 

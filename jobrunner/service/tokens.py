@@ -7,8 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from jobrunner.clock import Now
-from jobrunner.domain.access import ADMINISTRATOR, TOKEN_PREFIX, Caller, Grant, Scope, pattern_problem
+from jobrunner.domain.access import ADMINISTRATOR, TOKEN_PREFIX, Caller, Grant, Scope
 from jobrunner.domain.errors import InvalidRequest, TokenExists, TokenNotFound
+from jobrunner.domain.patterns import pattern_problem
 from jobrunner.secretfile import write_secret
 from jobrunner.service.audit import Audit
 from jobrunner.store import tokens as store

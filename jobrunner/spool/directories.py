@@ -1,4 +1,4 @@
-"""The directories of jobs.
+"""The directories of jobs: in one module, since nobody else makes a path below ``DATA/jobs``.
 
 ::
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from jobrunner.scratch import NOT_THERE, STEP
+from jobrunner.scratch import NOT_THERE, THROUGH
 
 GONE = {*NOT_THERE, errno.EACCES}
 """What the system says of a file that a job has replaced or closed: that must not keep others from being listed."""
@@ -30,7 +30,7 @@ def enter(path: str) -> Iterator[int]:
     Raises:
         OSError: there is none, or something else is there; see `NOT_THERE`.
     """
-    fd = os.open(path, STEP)
+    fd = os.open(path, THROUGH)
     try:
         yield fd
     finally:

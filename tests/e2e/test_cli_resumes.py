@@ -173,12 +173,7 @@ def test_a_seat_among_the_followers_is_waited_for(start_service: StartService) -
     service = start_service({"server": {"max_followers": 1, "workers": 1}})
     other = service.submit(command=until("go"))
     with followed(service, other):
-        words = ["run", "--name", "seatless", "--shell", "echo x"]
-        _, err = (
-            run(service, *words, "--patience", "1", code=UNREACHABLE)
-            if False
-            else run(service, "run", "--patience", "1", "--name", "seatless", "--shell", "echo x", code=UNREACHABLE)
-        )
+        _, err = run(service, "run", "--patience", "1", "--shell", "echo x", code=UNREACHABLE)
         assert b"jobrunner logs -f" in err
         with started("run", "--name", "waits", "--shell", "echo x", environment=at(service)) as command:
             assert eventually(lambda: the_job(service, "waits")["state"] == "succeeded")

@@ -17,10 +17,10 @@ from typing import Any
 
 from jobrunner.clock import Now, utc_now
 from jobrunner.domain.job import Job
+from jobrunner.domain.spec import COOKIE
 from jobrunner.domain.states import JobState
 from jobrunner.ends import EndsFile
 from jobrunner.executor.pool import Executor
-from jobrunner.executor.tree import COOKIE
 from jobrunner.hints import Hint, Hints
 from jobrunner.house import House
 from jobrunner.locks import FileLock, is_locked

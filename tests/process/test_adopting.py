@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from jobrunner.domain.exitstatus import ExitStatus
+from jobrunner.domain.spec import COOKIE
 from jobrunner.executor.adopting import adopt, find_by_cookie, identify
 from jobrunner.executor.process import StatusUnknown
-from jobrunner.executor.tree import COOKIE
 from jobrunner.proc import boot_id
 from jobrunner.spool import ProcessRecord
 from tests.process.conftest import PATH, RUNS_ON, Spawn, has_ended

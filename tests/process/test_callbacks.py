@@ -24,6 +24,7 @@ from jobrunner.hints import Hints
 from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.store import callbacks as store
+from jobrunner.workforce import make_tellers
 from tests.factories import CALLER, argv, make_job, running_executor, shell
 from tests.process.conftest import NewHouse
 from tests.process.running import Clock, ExecutorProcess, wait
@@ -56,7 +57,7 @@ def make_deliverer(
         house.database,
         hints or house.hints,
         sender or Sender(settings.policy, now),
-        tellers or house.tellers,
+        tellers or make_tellers(house),
         settings,
         now=now,
         luck=lambda: 0.0,

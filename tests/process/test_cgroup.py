@@ -12,6 +12,7 @@ from jobrunner.domain.states import JobState
 from jobrunner.executor.cgroup import ControlGroups
 from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
+from jobrunner.workforce import make_executor
 from tests.factories import CALLER, is_dead, make_job, running_executor, shell
 from tests.process.conftest import NewHouse
 from tests.process.running import ExecutorProcess, pid_of, scratch, started, wait
@@ -89,7 +90,7 @@ def test_a_directory_that_is_none_is_refused_with_the_key(new_house: NewHouse, t
     house = new_house(executor={"cgroup": str(tmp_path)})
 
     with pytest.raises(ConfigError, match=r"\[executor\] cgroup = "):
-        house.make_executor()
+        make_executor(house)
     assert list(tmp_path.glob("try-*")) == []
 
 

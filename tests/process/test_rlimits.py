@@ -10,6 +10,7 @@ from jobrunner.domain.errors import ConfigError
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.states import JobState
 from jobrunner.executor.confine import Confinement, find_confinement
+from jobrunner.workforce import make_executor
 from tests.factories import shell
 from tests.process.conftest import NewHouse
 from tests.process.running import run
@@ -59,7 +60,7 @@ def test_a_limit_above_the_service_s_own_is_refused_at_the_start() -> None:
 
 def test_limits_within_which_nothing_starts_are_refused_at_the_start(new_house: NewHouse) -> None:
     with pytest.raises(ConfigError, match=r"\[policy\]"):
-        new_house(policy={"rlimit_as": 4096}).make_executor()
+        make_executor(new_house(policy={"rlimit_as": 4096}))
 
 
 def test_jobs_that_are_not_confined_are_started_as_fast_as_can_be() -> None:

@@ -20,6 +20,7 @@ from jobrunner.executor.confine import find_confinement
 from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.service.submission import StepAsked, Submission
+from jobrunner.workforce import make_executor
 from tests.factories import CALLER, argv, is_dead, make_job, running_executor, shell
 from tests.process.conftest import NewHouse
 from tests.process.running import ExecutorProcess, orphan, pid_of, run, scratch, started, stdout, wait
@@ -325,7 +326,7 @@ def test_a_data_directory_that_the_user_can_not_reach_is_refused_at_the_start(ho
     tmp_path.chmod(0o700)
 
     with pytest.raises(ConfigError, match="run_as = nobody: this user can't reach"):
-        house.make_executor()
+        make_executor(house)
 
 
 def test_a_job_of_another_user_is_in_a_control_group_too(new_house: NewHouse, group: Path) -> None:

@@ -203,6 +203,7 @@ def test_the_ends_of_jobs_while_no_executor_runs_are_exact(start_service: StartS
 
 def test_an_executor_that_dies_again_and_again_is_started_ever_later(start_service: StartService) -> None:
     service = start_service()
+    service.run(command="true")  # before it was up a child that dies would end it
     killed = 0
     for _ in range(3):
         assert eventually(lambda: set(children_with(service, "executor")) - {killed}, within=10)  # noqa: B023

@@ -248,7 +248,6 @@ def test_a_receiver_that_answers_is_no_longer_slow() -> None:
     places.take("a")
     places.give("a", is_slow=False)
     assert places.share(["a"]) == {"a": 4}
-    assert places.are_free
 
 
 def test_who_is_owed_nothing_any_more_is_forgotten() -> None:

@@ -20,7 +20,6 @@ from tests.service import Service, eventually, free_port
 
 PLAIN = "text/plain; charset=utf-8"
 INVALID_PATH = (501, "Invalid path.")
-BAD_REQUEST = (500, '[Rexec] InvalidCreateProcessRequest : ""')
 IN_USE = (409, '[Rexec] AlreadyRunning : ""')
 
 
