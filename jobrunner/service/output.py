@@ -118,21 +118,22 @@ class OutputService:
                 if not data:
                     raise Interrupted("the output has become shorter than it was")
 
-    def whole(self, job: Job, stream: Stream) -> bytes:
-        """Return all that is kept of a stream by now, with a notice in the place of what was dropped.
+    def whole(self, job: Job, stream: Stream) -> Iterator[bytes]:
+        """Read all that is kept of a stream by now, with a notice in the place of what was dropped.
 
         What a job that was deleted meanwhile, or has shortened its own file, leaves to be read.
         """
-        found = bytearray()
         with suppress(Interrupted):
             for happening in self.read(job, stream, 0, self.size(job, stream)):
-                found += happening.data if isinstance(happening, Written) else notice(happening.hole)
-        return bytes(found)
+                yield happening.data if isinstance(happening, Written) else notice(happening.hole)
 
-    def result(self, job: Job) -> bytes:
-        """Return what an ended job has left in the file that its specification calls its result, and not too much."""
+    def result(self, job: Job) -> Iterator[bytes]:
+        """Read what an ended job has left in the file that its specification calls its result, and not too much."""
         with self._spool.open_result(job.id) as file:
-            return _read(file, 0, min(os.fstat(file.fileno()).st_size, RESULT_MAX))
+            at, stop = 0, min(os.fstat(file.fileno()).st_size, RESULT_MAX)
+            while data := _read(file, at, min(PIECE, stop - at)):
+                yield data
+                at += len(data)
 
     def files(self, job: Job) -> dict[str, bytes]:
         """Return the files that came with a job."""

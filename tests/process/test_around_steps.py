@@ -131,7 +131,7 @@ def test_a_result_outlives_the_directory_that_it_was_left_in(new_house: NewHouse
 
     ended = run(house, job)
 
-    assert house.output.result(ended) == b"found\n"
+    assert b"".join(house.output.result(ended)) == b"found\n"
     assert not (scratch(house, job) / "it").exists()
     assert (scratch(house, job) / "other").exists() is not drops_scratch
 
@@ -161,7 +161,7 @@ def test_nothing_but_a_file_of_the_job_is_a_result(new_house: NewHouse, tmp_path
     ended = run(house, job)
 
     assert ended.state is JobState.SUCCEEDED
-    assert house.output.result(ended) == b""
+    assert b"".join(house.output.result(ended)) == b""
     assert (secret / "it").read_text() == "secret"
 
 

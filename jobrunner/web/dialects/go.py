@@ -3,6 +3,7 @@
 import codecs
 import json
 import os
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import Job, JobError
 from jobrunner.web.dialects.starting import STARTED, find_errno
 from jobrunner.web.dialects.unicode import to_unicode
+from jobrunner.web.dialects.written import LongText
 
 ZERO_TIME = datetime(1, 1, 1)  # noqa: DTZ001 it is only ever written
 """What Go has for no time."""
@@ -34,6 +36,11 @@ codecs.register_error("jobrunner.go", _replace_one)
 def to_text(data: bytes) -> str:
     """Read UTF-8; each byte that is none becomes U+FFFD."""
     return data.decode(errors="jobrunner.go")
+
+
+def to_long_text(pieces: Iterable[bytes]) -> LongText:
+    """As `to_text`, bit by bit."""
+    return LongText(pieces, "jobrunner.go")
 
 
 def quote(text: str) -> str:

@@ -9,21 +9,29 @@ from werkzeug.exceptions import NotFound
 
 from jobrunner.config_dialects import HttpRunnerSettings
 from jobrunner.domain.errors import Forbidden, InvalidRequest, JobNotFound
+from jobrunner.domain.job import Job
 from jobrunner.domain.spec import StepKind
 from jobrunner.service.submission import StepAsked, Submission
 from jobrunner.web.dialects.dialect import Dialect, Refusal, Why, answer, asked_path, here, settings_as
-from jobrunner.web.dialects.http_runner_document import parse_id, render_job, split_arguments, to_json
+from jobrunner.web.dialects.http_runner_document import parse_id, split_arguments, to_json, write_job
+from jobrunner.web.dialects.long import answer_long
 from jobrunner.web.dialects.unicode import to_unicode
 from jobrunner.web.parse import read_body
 from jobrunner.web.services import caller, services
 
 NAME = "http-runner"
 
+_JSON = "application/json"
+
 bp = Blueprint(NAME, __name__)
 
 
+def _document(job: Job, status: int) -> Response:
+    return answer_long(write_job(job, services().output), status, content_type=_JSON)
+
+
 def _json(document: Any, status: int, refusal: Refusal | None = None) -> Response:
-    return answer(to_json(document), status, content_type="application/json", refusal=refusal)
+    return answer(to_json(document), status, content_type=_JSON, refusal=refusal)
 
 
 @bp.post("/")
@@ -32,7 +40,7 @@ def submit() -> Response:
     if asked_path() not in {"", "/"}:
         raise NotFound
     job = services().submissions.submit(_parse(read_body()), caller()).job
-    return _json(render_job(job, services().output), 202)
+    return _document(job, 202)
 
 
 @bp.get("/<id>")
@@ -46,7 +54,7 @@ def get(id: str) -> Response:  # noqa: A002 what it is called here
     job = services().jobs.get(found, caller())
     if not here().dialect.is_among_newest(job, settings_as(HttpRunnerSettings).max_jobs):
         raise JobNotFound
-    return _json(render_job(job, services().output), 200)
+    return _document(job, 200)
 
 
 def _parse(body: bytes) -> Submission:

@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from jobrunner.domain.job import Job
 from jobrunner.domain.streams import Stream
 from jobrunner.service.output import OutputService
 from jobrunner.web.dialects.starting import find_errno
+from jobrunner.web.dialects.written import LongText, gather, write_object
 
 WHITE_SPACE = "\t\n\v\f\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 """What ``\\s`` means in JavaScript, for a set of a regular expression."""
@@ -39,13 +41,17 @@ def parse_id(text: str) -> str | None:
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:32]))
 
 
-def render_job(job: Job, output: OutputService) -> dict[str, Any]:
-    """Make the document of a job."""
+def write_job(job: Job, output: OutputService) -> Iterator[str]:
+    """Write the document of a job."""
+    return write_object(_render_job(job, output), to_json)
+
+
+def _render_job(job: Job, output: OutputService) -> dict[str, Any]:
     (step,) = job.spec.steps
     command, *arguments = step.argv
     document: dict[str, Any] = {
-        "stderr": output.whole(job, Stream.STDERR).decode(errors="replace"),
-        "stdout": output.whole(job, Stream.STDOUT).decode(errors="replace"),
+        "stderr": LongText(output.whole(job, Stream.STDERR), "replace"),
+        "stdout": LongText(output.whole(job, Stream.STDOUT), "replace"),
         "id": render_id(job.id),
         "code": job.status.code if job.status else None,
         "command": command,
@@ -70,4 +76,4 @@ def render_job(job: Job, output: OutputService) -> dict[str, Any]:
 def render_message(job: Job, output: OutputService, now: datetime) -> Message:
     """Make what is sent about a job."""
     headers = {"Accept": "application/json", "X-Notify-Timestamp": str(int(now.timestamp() * 1000))}
-    return Message(to_json(render_job(job, output)).encode(), headers)
+    return Message(b"".join(gather(write_job(job, output))), headers)

@@ -15,7 +15,8 @@ from jobrunner.service.catalogue import Catalogue
 from jobrunner.service.submission import StepAsked, Submission
 from jobrunner.web.dialects import go
 from jobrunner.web.dialects.dialect import Dialect, Refusal, Why, answer, asked_path, here, settings_as
-from jobrunner.web.dialects.qmd_document import RESULT, normalize_url, render_job
+from jobrunner.web.dialects.long import answer_long
+from jobrunner.web.dialects.qmd_document import RESULT, normalize_url, write_job
 from jobrunner.web.dialects.texts import PLAIN, http_error, in_texts
 from jobrunner.web.parse import read_body
 from jobrunner.web.services import caller, services
@@ -75,7 +76,7 @@ def submit(name: str) -> Response:
         job = services().submissions.submit(asked, caller(), wait=wait, job_id=job_id).job
     except InvalidRequest as error:
         return http_error(f"parse request body: {error}", 422)
-    return _text(go.to_json(render_job(job, services().output))) if not wait else _ended(job)
+    return _document(job) if not wait else _ended(job)
 
 
 @bp.get("/jobs")
@@ -106,7 +107,11 @@ def get(id: str) -> Response:  # noqa: A002 what it is called here
 def _ended(job: Job) -> Response:
     if not job.state.is_ended:
         raise TooBusy("the service stops, or the client has gone")
-    return _text(go.to_json(render_job(job, services().output)))
+    return _document(job)
+
+
+def _document(job: Job) -> Response:
+    return answer_long(write_job(job, services().output), content_type=PLAIN)
 
 
 # ── what is asked ──

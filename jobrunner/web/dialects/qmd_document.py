@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -12,13 +13,18 @@ from jobrunner.domain.streams import Stream
 from jobrunner.service.output import OutputService
 from jobrunner.web.dialects import go
 from jobrunner.web.dialects.starting import has_run
+from jobrunner.web.dialects.written import gather, write_object
 
 RESULT = "qmd.out"
 """The file in the scratch directory that a script leaves its output in."""
 
 
-def render_job(job: Job, output: OutputService) -> dict[str, Any]:
-    """Make the document of a job: of one that has not ended as it is when it is queued."""
+def write_job(job: Job, output: OutputService) -> Iterator[str]:
+    """Write the document of a job: of one that has not ended as it is when it is queued."""
+    return write_object(_render_job(job, output), go.to_json)
+
+
+def _render_job(job: Job, output: OutputService) -> dict[str, Any]:
     (step,) = job.spec.steps
     path, *arguments = step.argv
     document: dict[str, Any] = {
@@ -44,8 +50,8 @@ def _end(job: Job, path: str, output: OutputService) -> dict[str, Any]:
         "start_time": go.to_rfc3339(began),
         "end_time": go.to_rfc3339(ended),
         "duration": f"{(ended - began).total_seconds() if began and ended else 0:.6f}",
-        "output": go.to_text(output.result(job)),
-        "exec_log": go.to_text(output.whole(job, Stream.STDOUT)),
+        "output": go.to_long_text(output.result(job)),
+        "exec_log": go.to_long_text(output.whole(job, Stream.STDOUT)),
         # One that was told to end may have ended well.
         "error": job.spec.doom or go.end_text(job, path) or ("" if is_good else "signal: terminated"),
     }
@@ -53,7 +59,7 @@ def _end(job: Job, path: str, output: OutputService) -> dict[str, Any]:
 
 def render_message(job: Job, output: OutputService) -> Message:
     """Make what is sent about a job."""
-    return Message(go.to_json(render_job(job, output)).encode())
+    return Message(b"".join(gather(write_job(job, output))))
 
 
 _PORTS = {"http": "80", "https": "443"}

@@ -18,7 +18,9 @@ from jobrunner.domain.streams import Stream
 from jobrunner.service.submission import StepAsked, Submission
 from jobrunner.web.dialects import go
 from jobrunner.web.dialects.dialect import Dialect, Why, answer, asked_path, here, settings_as
+from jobrunner.web.dialects.long import answer_long
 from jobrunner.web.dialects.texts import http_error, in_texts
+from jobrunner.web.dialects.written import LongText, write_object
 from jobrunner.web.parse import read_body
 from jobrunner.web.services import caller, services
 
@@ -68,7 +70,7 @@ def create() -> Response:
     if not script.startswith(b"#!"):
         script = b"#!/bin/bash\n" + script
     job = services().submissions.submit(Submission((StepAsked(StepKind.SOURCE, source=script),)), caller()).job
-    return _json({"jobs": [_document(job, _fields())]}, 201)
+    return _documents([job], 201)
 
 
 @bp.get("/jobs")
@@ -76,10 +78,7 @@ def list_jobs() -> Response:
     """Return all jobs, or those in one state."""
     states = _STATES.get(request.args.get("state", ""))
     jobs = here().dialect.list(caller(), states) if states is not None else ()
-    fields = _fields()
-    documents = (go.to_json(_document(job, fields)) for job in jobs)
-    # Bit by bit: there may be many, and each has its output.
-    return Response(stream_with_context(_as_list(documents)), content_type=_JSON)
+    return _documents(jobs, 200)
 
 
 @bp.delete("/jobs")
@@ -101,7 +100,7 @@ def get(number: str) -> Response:
         job = services().jobs.get(reference, caller())
     except JobNotFound:
         return _json({"jobs": []}, 404)
-    response = _json({"jobs": [_document(job, _fields())]}, 200 if job.state.is_ended else 202)
+    response = _documents([job], 200 if job.state.is_ended else 202)
     response.headers["Location"] = _href(job)
     return response
 
@@ -131,10 +130,17 @@ def _nothing() -> Response:
     return answer("", 204, content_type=_JSON)
 
 
-def _as_list(documents: Iterable[str]) -> Iterator[str]:
+def _documents(jobs: Iterable[Job], status: int) -> Response:
+    """Answer with a list of jobs, bit by bit: there may be many, and each has its output."""
+    return answer_long(stream_with_context(_write_list(jobs, _fields())), status, content_type=_JSON)
+
+
+def _write_list(jobs: Iterable[Job], fields: frozenset[str]) -> Iterator[str]:
     yield '{"jobs":['
-    for index, document in enumerate(documents):
-        yield f",{document}" if index else document
+    for index, job in enumerate(jobs):
+        if index:
+            yield ","
+        yield from write_object(_document(job, fields), go.to_json)
     yield "]}"
 
 
@@ -151,10 +157,10 @@ def _document(job: Job, fields: frozenset[str]) -> dict[str, Any]:
     output = services().output
     filename = output.source_path(job, 0)
 
-    def text(stream: Stream) -> str:
-        return go.to_text(output.whole(job, stream))
+    def text(stream: Stream) -> LongText:
+        return go.to_long_text(output.whole(job, stream))
 
-    optional: dict[str, Callable[[], str]] = {
+    optional: dict[str, Callable[[], str | LongText]] = {
         "out": lambda: text(Stream.STDOUT),
         "err": lambda: text(Stream.STDERR),
         "start": lambda: go.to_string(job.started_at),
@@ -172,7 +178,7 @@ def _document(job: Job, fields: frozenset[str]) -> dict[str, Any]:
         **chosen,
         "href": _href(job),
     }
-    return {name: value for name, value in document.items() if value != ""}
+    return {name: value for name, value in document.items() if value or value == 0}
 
 
 _NAMES = {JobState.QUEUED: "new", JobState.RUNNING: "running"}
