@@ -36,6 +36,6 @@ def test_a_job_that_was_seen_in_the_queue_has_written_nothing(house: House) -> N
         assert eventually(lambda: house.jobs.get(queued.id, CALLER).state.is_ended, within=30)
     ended = house.jobs.get(queued.id, CALLER)
 
-    assert [house.output.whole(ended, stream) for stream in Stream] == [b"out\n", b"err\n"]
-    assert [house.output.whole(queued, stream) for stream in Stream] == [b"", b""]
+    assert [b"".join(house.output.whole(ended, stream)) for stream in Stream] == [b"out\n", b"err\n"]
+    assert [b"".join(house.output.whole(queued, stream)) for stream in Stream] == [b"", b""]
     assert [house.output.size(queued, stream) for stream in Stream] == [0, 0]
