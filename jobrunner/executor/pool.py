@@ -2,21 +2,18 @@
 
 One thread (`Executor.run`) looks for work: queued jobs for free slots, cancel
 requests, signals, output that gets too long. Each running job has a thread of
-its own from a pool. Hints wake the first; without them it looks every `TICK`
-seconds. Both are here, because they share what runs and what is to be started.
+its own from a pool (`jobrunner.executor.running`). Hints wake the first; without
+them it looks every `TICK` seconds.
 """
 
 import logging
 import signal
 import time
-from collections.abc import Callable, Set
-from functools import partial
+from collections.abc import Callable
 
-from jobrunner import log
 from jobrunner.clock import Now
 from jobrunner.config import Output
-from jobrunner.domain.errors import StorageError
-from jobrunner.domain.job import CancelRequest, ErrorCode, Job, JobEnd, JobError
+from jobrunner.domain.job import CancelRequest, Job
 from jobrunner.domain.masking import MaskRules
 from jobrunner.drain import Drain
 from jobrunner.ends import EndsFile
@@ -24,14 +21,14 @@ from jobrunner.executor.aftermath import Aftermath
 from jobrunner.executor.cgroup import ControlGroups
 from jobrunner.executor.confine import Confinement
 from jobrunner.executor.ledger import RETRY_PAUSE, Ledger
-from jobrunner.executor.run import NeverStarted, Run
-from jobrunner.executor.slots import Slots, Threads, make_room
+from jobrunner.executor.run import Run
+from jobrunner.executor.running import MakeRun, Runs, is_deserted
+from jobrunner.executor.slots import make_room
 from jobrunner.executor.surroundings import Surroundings
 from jobrunner.executor.tree import Orphans
 from jobrunner.executor.trouble import Trouble
 from jobrunner.hints import Hint, Hints, Inbox
 from jobrunner.locks import FileLock
-from jobrunner.proc import is_alive
 from jobrunner.spool import Spool
 from jobrunner.store.engine import Database
 from jobrunner.store.execution import WantedSignal
@@ -66,6 +63,8 @@ class Executor:
         confinement: as whom jobs run, within which limits, and in what.
         drain: the service takes no new jobs.
         masks: what is secret of what jobs are given.
+        now: the clock.
+        make_run: makes what watches a job; may raise `OSError` when that is not possible now.
     """
 
     def __init__(
@@ -87,6 +86,7 @@ class Executor:
         drain: Drain,
         masks: MaskRules,
         now: Now,
+        make_run: MakeRun = Run,
     ) -> None:
         self._identity = identity
         self._drain = drain
@@ -95,16 +95,11 @@ class Executor:
         self._hints = hints
         self._now = now
         self._stop_grace = stop_grace
-        self._slots = Slots(max_running)
-        self._threads = Threads(self._give_slot)
-        self._runs: dict[int, Run] = {}
-        self._canceled: Set[int] = frozenset()  # as last seen
-        self._postponed: list[tuple[Job, Callable[[Run], JobEnd | None]]] = []
         self._stopping = False
         self._inbox: Inbox | None = None
         self._look_at_all_at = 0.0
         self._ledger = Ledger(identity, database, now, lambda: self._stopping)
-        self._around = Surroundings(
+        around = Surroundings(
             spool=spool,
             ledger=self._ledger,
             environment=environment,
@@ -116,7 +111,7 @@ class Executor:
             confinement=confinement,
             now=now,
         )
-        self._aftermath = Aftermath(self._around, hints, masks)
+        self._runs = Runs(max_running, around, Aftermath(around, hints, masks), hints, lambda: self._stopping, make_run)
 
     def run(
         self,
@@ -146,8 +141,8 @@ class Executor:
             lock.release()
 
     def _run(self, on_ready: Callable[[], None], *, until_drained: bool) -> None:
-        self._slots.size = make_room(self._slots.size)
-        logger.info("executor %s runs up to %d jobs at a time", self._identity, self._slots.size)
+        self._runs.slots.size = make_room(self._runs.slots.size)
+        logger.info("executor %s runs up to %d jobs at a time", self._identity, self._runs.slots.size)
         trouble = Trouble()
         adopted = False
         hints: set[bytes] = set()
@@ -199,7 +194,7 @@ class Executor:
             self._ledger.keep_reserve()
             if self._orphans is not None:
                 self._orphans.reap()
-            self._start_postponed()
+            self._runs.start_postponed()
             self._abandon_deserted()
         if everything or Hint.CONTROL.value in hints:
             self._control()
@@ -207,12 +202,12 @@ class Executor:
             self._claim()
 
     def _limit_outputs(self) -> None:
-        for run in list(self._runs.values()):
+        for run in self._runs.all():
             run.limit_output()
 
     def _control(self) -> None:
         requests, signals = self._ledger.list_wishes()
-        self._canceled = requests.keys()
+        self._runs.canceled = requests.keys()
         for number, request in requests.items():
             if run := self._runs.get(number):
                 run.cancel(request)
@@ -220,24 +215,24 @@ class Executor:
             self._send(signals)
 
     def _abandon_deserted(self) -> None:
-        jobs = [run.job for run in list(self._runs.values())]
-        deserted = [job.number for job in jobs if job.number not in self._canceled and _is_deserted(job)]
+        jobs = [run.job for run in self._runs.all()]
+        deserted = [job.number for job in jobs if job.number not in self._runs.canceled and is_deserted(job)]
         if deserted:
             self._ledger.abandon(deserted)
 
     def _claim(self) -> None:
-        free = self._slots.take_free()
+        free = self._runs.slots.take_free()
         if not free:
             return
         claimed: list[Job] = []
         try:
             claimed = self._ledger.claim(free)
         finally:
-            self._slots.give_unused(free - len(claimed))
+            self._runs.slots.give_unused(free - len(claimed))
         if len(claimed) < free:
-            self._slots.queue_is_empty()
+            self._runs.slots.queue_is_empty()
         for job in claimed:
-            self._start(job, Run.execute)
+            self._runs.start(job, Run.execute)
 
     def _send(self, signals: list[WantedSignal]) -> None:
         # A job that was claimed this moment may not be among the runs yet: its signals wait.
@@ -254,123 +249,28 @@ class Executor:
     def _adopt_all(self) -> None:
         """Take over what an executor before us has left running."""
         for job in self._ledger.take_over():
-            self._slots.take_one_more()
-            self._start(job, Run.adopt)
-
-    def _start(self, job: Job, how: Callable[[Run], JobEnd | None]) -> None:
-        try:
-            run = self._make_run(job)
-            try:
-                self._threads.start(partial(self._work, run, how))
-            except BaseException:
-                del self._runs[job.number]
-                run.leave()
-                raise
-        except (OSError, RuntimeError) as error:  # no descriptor, or no thread, is to be had
-            logger.warning("can't start job %d, trying again: %s", job.number, error)
-            self._postponed.append((job, how))
-
-    def _start_postponed(self) -> None:
-        """Start what is ours, and has its slot, but could not be started."""
-        postponed, self._postponed = self._postponed, []
-        for job, how in postponed:
-            self._start(job, how)
-
-    def _make_run(self, job: Job) -> Run:
-        run = Run(job, self._around)
-        self._runs[job.number] = run
-        return run
-
-    def _work(self, run: Run, how: Callable[[Run], JobEnd | None]) -> None:
-        """Run jobs one after the other in a slot, until the queue is empty. The thread's main function."""
-        following = self._run_one(run, how)
-        while following is not None:
-            try:
-                run = self._make_run(following)
-            except OSError as error:
-                logger.warning("can't start job %d, trying again: %s", following.number, error)
-                self._slots.take_one_more()  # this thread gives its own back
-                self._postponed.append((following, Run.execute))
-                return
-            following = self._run_one(run, Run.execute)
-
-    def _give_slot(self) -> None:
-        if self._slots.give():
-            self._hints.wake_executor(Hint.QUEUED)
-
-    def _run_one(self, run: Run, how: Callable[[Run], JobEnd | None]) -> Job | None:
-        """Run a job to its end; return the next one for this slot, claimed in the same transaction."""
-        log.JOB.set(run.job.number)
-        try:
-            if how is Run.execute and (self._stopping or run.job.number in self._canceled):
-                raise NeverStarted  # and never will be, or not by us: that came after its claim
-            end = self._execute(run, how)
-            following = self._aftermath.finish(run, end, partial(self._may_claim, run.job)) if end is not None else None
-        except NeverStarted:
-            # Before it is queued: another thread may claim it at once.
-            del self._runs[run.job.number]
-            run.leave()
-            self._aftermath.requeue(run.job)
-            return None
-        finally:
-            log.JOB.set(None)
-        del self._runs[run.job.number]
-        return following
-
-    def _may_claim(self, ended: Job) -> bool:
-        # The next job's time would run while this one's files are removed: it is claimed after that.
-        keeps_all = self._around.spool.keeps_scratch and not ended.spec.drops_scratch
-        return not self._stopping and keeps_all and self._slots.may_go_on()
-
-    def _execute(self, run: Run, how: Callable[[Run], JobEnd | None]) -> JobEnd | None:
-        try:
-            if how is Run.execute and _is_deserted(run.job):
-                self._ledger.abandon([run.job.number])
-                raise NeverStarted
-            end = how(run)
-        except NeverStarted:
-            raise
-        except StorageError as error:
-            # Only what comes before the start needs the database.
-            logger.warning("can't read what came with the job, or write that nobody wants it, trying again: %s", error)
-            time.sleep(RETRY_PAUSE)
-            raise NeverStarted from error
-        except Exception as error:
-            # A mistake of ours must not leave a job running for ever.
-            logger.exception("the run of the job has failed")
-            return run.fail(JobError(ErrorCode.WORKER_LOST, f"internal error: {error!r}"))
-        if end is None:
-            run.leave()
-        return end
+            self._runs.slots.take_one_more()
+            self._runs.start(job, Run.adopt)
 
     def _end(self) -> None:
         """Give running jobs up, or end them; return when all threads have."""
         if self._stop_grace is not None:
             self._cancel_all(self._stop_grace)
         else:
-            for run in list(self._runs.values()):
+            for run in self._runs.all():
                 run.give_up()
-        self._threads.close()
-        while not self._threads.join(TICK):
+        self._runs.close()
+        while not self._runs.join(TICK):
             self._limit_outputs()
-        for job, how in self._postponed:
-            if how is Run.execute:
-                log.JOB.set(job.number)
-                self._aftermath.requeue(job)
-        log.JOB.set(None)
+        self._runs.requeue_postponed()
         logger.info("executor %s has stopped", self._identity)
 
     def _cancel_all(self, grace: float) -> None:
         now = self._now()
         requests = {
             run: CancelRequest("service", now, signal.SIGTERM, min(run.job.spec.grace, grace))
-            for run in list(self._runs.values())
+            for run in self._runs.all()
         }
         self._ledger.cancel({run.job.number: request for run, request in requests.items()})
         for run, request in requests.items():
             run.cancel(request)
-
-
-def _is_deserted(job: Job) -> bool:
-    """Tell whether a job is to run only as long as its client listens, and who had its connection has died."""
-    return job.spec.holder is not None and not is_alive(job.spec.holder)

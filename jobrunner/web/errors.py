@@ -51,8 +51,8 @@ HTTP_NAMES: Mapping[int, str] = {
     431: "head-too-large",
     500: "internal",
     501: "not-implemented",
-    505: "version-not-supported",
     503: "busy",
+    505: "version-not-supported",
 }
 
 

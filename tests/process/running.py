@@ -21,6 +21,8 @@ from jobrunner.domain.spec import COOKIE
 from jobrunner.domain.states import JobState
 from jobrunner.ends import EndsFile
 from jobrunner.executor.pool import Executor
+from jobrunner.executor.run import Run
+from jobrunner.executor.running import MakeRun
 from jobrunner.hints import Hint, Hints
 from jobrunner.house import House
 from jobrunner.locks import FileLock, is_locked
@@ -60,11 +62,11 @@ def make_executor(
     now: Now = utc_now,
     hints: Hints | None = None,
     spool: Spool | None = None,
-    kind: type[Executor] = Executor,
+    make_run: MakeRun = Run,
 ) -> Executor:
-    """Make an executor of this house with a clock, hints or a spool of one's own."""
+    """Make an executor of this house with a clock, hints, a spool or runs of one's own."""
     settings = house.config.executor
-    return kind(
+    return Executor(
         secrets.token_hex(8),
         house.database,
         spool or house.spool,
@@ -81,6 +83,7 @@ def make_executor(
         masks=house.masks,
         confinement=house.confinement,
         now=now,
+        make_run=make_run,
     )
 
 

@@ -316,7 +316,7 @@ def test_each_signal_is_delivered_once_and_in_order(house: House) -> None:
 def test_a_signal_that_the_executor_has_taken_is_sent_though_it_leaves_at_that_moment(house: House) -> None:
     """It is in the database no more, so the next executor can't."""
     job = make_job(house, shell("exec sleep 60"))
-    run = Run(claim(house), make_executor(house)._around)
+    run = Run(claim(house), make_executor(house)._runs._around)
 
     run.send(signal.SIGTERM)
     run.give_up()
@@ -338,7 +338,7 @@ def test_what_a_job_is_told_is_written_down_before_it_is_sent(house: House) -> N
             was_alive.append(not eventually(lambda: is_dead(pid_of(house, job)), within=0.3))
 
     ledger = Looking("looking", house.database, utc_now, lambda: False)
-    run = Run(claim(house), replace(make_executor(house)._around, ledger=ledger))
+    run = Run(claim(house), replace(make_executor(house)._runs._around, ledger=ledger))
     run.cancel(CancelRequest("tester", utc_now(), signal.SIGTERM))
     end = run.execute()
     run.release()
@@ -412,7 +412,7 @@ def test_who_comes_too_late_to_a_run_does_no_harm(house: House, finish: Callable
     The descriptors may have become another job's by then.
     """
     make_job(house)
-    run = Run(claim(house), make_executor(house)._around)
+    run = Run(claim(house), make_executor(house)._runs._around)
     assert run.execute() is not None
     finish(run)
     others = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(4)]

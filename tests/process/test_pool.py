@@ -13,9 +13,9 @@ import pytest
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.job import Job
 from jobrunner.domain.states import JobState, Priority
-from jobrunner.executor.pool import Executor
 from jobrunner.executor.run import Run
 from jobrunner.executor.slots import Threads
+from jobrunner.executor.surroundings import Surroundings
 from jobrunner.hints import Hints
 from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
@@ -383,33 +383,34 @@ def test_a_cancel_works_while_nothing_can_be_written(house: House) -> None:
 # ── what can't be started ──
 
 
-class Reluctant(Executor):
-    """Has no descriptor, or no thread, for a job at first."""
+class Reluctant:
+    """Makes no run of a job, for want of a descriptor, until it has failed so often."""
 
-    failures = 3
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
 
-    def _make_run(self, job: Job) -> Run:
+    def __call__(self, job: Job, around: Surroundings) -> Run:
         if self.failures:
             self.failures -= 1
             raise OSError(24, "Too many open files")
-        return super()._make_run(job)
+        return Run(job, around)
+
+
+FOR_EVER = 1 << 30
 
 
 def test_a_job_that_can_not_be_started_at_first_is_started_later(house: House) -> None:
     jobs = [make_job(house, shell("exit 3")) for _ in range(5)]
 
-    with background(make_executor(house, kind=Reluctant), house.executor_lock):
+    with background(make_executor(house, make_run=Reluctant(3)), house.executor_lock):
         assert eventually(lambda: all_ended(house))
 
     assert [get(house, job).status for job in jobs] == [ExitStatus(code=3)] * 5
 
 
 def test_what_was_never_started_is_queued_again_when_the_executor_stops(house: House) -> None:
-    class Refusing(Reluctant):
-        failures = 1 << 30
-
     jobs = [make_job(house, shell("exit 3")) for _ in range(3)]
-    with background(make_executor(house, kind=Refusing), house.executor_lock):
+    with background(make_executor(house, make_run=Reluctant(FOR_EVER)), house.executor_lock):
         assert eventually(lambda: all(get(house, job).state is JobState.RUNNING for job in jobs))
 
     assert [get(house, job).state for job in jobs] == [JobState.QUEUED] * 3
@@ -418,17 +419,14 @@ def test_what_was_never_started_is_queued_again_when_the_executor_stops(house: H
 
 
 def test_a_job_that_is_canceled_while_it_can_not_be_started_is_never_started(house: House, tmp_path: Path) -> None:
-    class Refusing(Reluctant):
-        failures = 1 << 30
-
-    executor = make_executor(house, kind=Refusing)
-    assert isinstance(executor, Refusing)
+    reluctant = Reluctant(FOR_EVER)
+    executor = make_executor(house, make_run=reluctant)
     job = make_job(house, shell(f"echo run >> {tmp_path}/log"))
     with background(executor, house.executor_lock):
         assert eventually(lambda: get(house, job).state is JobState.RUNNING)
         house.jobs.cancel(job.id, CALLER, CancelAsked())
-        assert eventually(lambda: job.number in executor._canceled)
-        executor.failures = 0
+        assert eventually(lambda: job.number in executor._runs.canceled)
+        reluctant.failures = 0
         ended = wait(house, job)
 
     assert (ended.state, ended.started_at, ended.status) == (JobState.CANCELED, None, None)
