@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jobrunner import config_values as read
-from jobrunner.config_dialects import DIALECTS, SECTION_PREFIX, DialectSettings
+from jobrunner.config_dialects import DIALECTS, SECTION_PREFIX, DialectSettings, QmdSettings
 from jobrunner.config_values import Secret
 from jobrunner.config_values import setting as _setting
 from jobrunner.domain.access import EVERYTHING
@@ -213,6 +213,23 @@ class Config:
     def scripts_dir(self) -> Path:
         """The script catalogue as an absolute path."""
         return (self.storage.scripts_dir or self.data_dir / "scripts").absolute()
+
+    @property
+    def qmd(self) -> QmdSettings | None:
+        """The settings of QMD; None: that dialect is not spoken."""
+        found = self.dialects["qmd"]
+        return found if found.enabled and isinstance(found, QmdSettings) else None
+
+    @property
+    def catalogues(self) -> tuple[Path, ...]:
+        """Every directory with scripts that can be run by name: the catalogue first, then a dialect's own."""
+        own = self.qmd.scripts_dir if self.qmd is not None else None
+        return (self.scripts_dir, own.absolute()) if own is not None else (self.scripts_dir,)
+
+    @property
+    def store_dir(self) -> Path | None:
+        """What scripts of QMD write to, besides their own directories; None: there are none."""
+        return self.qmd.store(self.data_dir) if self.qmd is not None else None
 
     @cached_property
     def work_dir(self) -> Path:

@@ -68,6 +68,10 @@ class QmdSettings(DialectSettings):
     max_exec_time: float = setting(60.0, read.seconds(0.001), "seconds that a script may run")
     keep_temp: bool = setting(False, read.yes_no, "QMD_TMP of an ended script stays, as scratch directories do")
 
+    def store(self, data_dir: Path) -> Path:
+        """Return QMD_STORE as an absolute path."""
+        return (self.store_dir or data_dir / "store").absolute()
+
 
 DIALECTS: Mapping[str, type[DialectSettings]] = {
     "go-jobrunner": DialectSettings,

@@ -235,6 +235,7 @@ class House:
                 CommandRules(self.config.policy.allow_commands, self.base_environment),
                 Catalogue(scripts_dir.absolute()) if scripts_dir is not None else self.catalogue,
                 self.config.callbacks.policy,
+                others=[Catalogue(directory) for directory in self.config.catalogues[1:]],
             ),
             Admission(self.health.check_space, self.drain, max_queued=self.config.executor.max_queued),
             self.audit,
@@ -264,12 +265,12 @@ class House:
 
         return GcService(self.database, self.spool, utc_now)
 
-    def _make_stores(self) -> None:
-        from jobrunner.config_dialects import QmdSettings
-
-        for settings in self.config.enabled_dialects.values():
-            if isinstance(settings, QmdSettings):
-                (settings.store_dir or self.data_dir / "store").absolute().mkdir(parents=True, exist_ok=True)
+    def _make_store(self) -> None:
+        store, user = self.config.store_dir, self.confinement.user
+        if store is not None and not store.is_dir():
+            store.mkdir(parents=True, exist_ok=True)
+            if user is not None:
+                os.chown(store, user.uid, user.gid)
 
     def prepare(self) -> None:
         """Make the data directory, bring the schema up to date, make the first token. Safe to call twice at once.
@@ -289,7 +290,7 @@ class House:
             let_through(self.data_dir)
             if self.config.storage.scripts_dir is None:
                 let_through(self.config.scripts_dir)
-        self._make_stores()
+        self._make_store()
         self.database.path.touch(mode=0o600)  # it holds what jobs were given
         upgrade(self.database)
         # A full disk can still take what goes into pages that the file has.

@@ -12,7 +12,7 @@ from jobrunner.domain.errors import ConfigError
 from jobrunner.domain.job import Job
 from jobrunner.ends import EndsFile
 from jobrunner.executor.cgroup import ControlGroups
-from jobrunner.executor.confine import add_sandbox
+from jobrunner.executor.confine import add_sandbox, check_places
 from jobrunner.executor.pool import Executor
 from jobrunner.executor.tree import Orphans
 from jobrunner.house import House
@@ -35,6 +35,7 @@ def make_executor(house: House, *, owns_process: bool = False) -> Executor:
     except OSError as error:
         raise ConfigError([f"[executor] cgroup = {settings.cgroup}: {error.strerror}: {error.filename}"]) from error
     house.confinement.try_out(str(house.data_dir / "jobs"))
+    check_places(house.config, house.confinement)
     return Executor(
         f"{os.getpid()}-{secrets.token_hex(8)}",
         house.database,

@@ -27,7 +27,7 @@ class Bubblewrap:
         program: bwrap.
         python: an interpreter that can be executed in there.
         data_dir: of which nothing is seen but what is the job's; without symbolic links.
-        scripts_dir: the catalogue, which is seen all the same.
+        catalogues: directories with scripts, which are seen all the same.
         hidden: files that nothing is seen of.
         network: whether jobs have the machine's.
     """
@@ -35,11 +35,13 @@ class Bubblewrap:
     program: str
     python: str
     data_dir: str
-    scripts_dir: str
+    catalogues: tuple[str, ...]
     hidden: tuple[str, ...] = ()
     network: bool = True
 
-    def command_line(self, scratch: str, source: str, outcome: int, task: int) -> list[str]:
+    def command_line(
+        self, scratch: str, source: str, outcome: int, task: int, *, shared: Sequence[str] = ()
+    ) -> list[str]:
         """Return what starts a job.
 
         Args:
@@ -47,9 +49,12 @@ class Bubblewrap:
             source: the step's, which can be read, if it has one.
             outcome: a descriptor for `inside.run`.
             task: another one.
+            shared: more directories that can be written to.
         """
         scratch, source = os.path.realpath(scratch), os.path.realpath(source)
         own = ["--ro-bind-try", source, source, "--bind", scratch, scratch]
+        for path in map(os.path.realpath, shared):
+            own += ["--bind-try", path, path]
         return self._command_line(own, [_INSIDE, str(outcome), str(task)])
 
     def _command_line(self, own: Sequence[str], program: Sequence[str]) -> list[str]:
@@ -62,7 +67,9 @@ class Bubblewrap:
         has_data = Path(self.data_dir).is_dir()  # not yet when settings are only checked
         if has_data:
             words += ["--tmpfs", self.data_dir]
-        words += ["--ro-bind-try", self.scripts_dir, self.scripts_dir, *own]
+        for path in self.catalogues:
+            words += ["--ro-bind-try", path, path]
+        words += own
         if has_data:
             words += ["--remount-ro", self.data_dir]
         for path in self.hidden:
@@ -120,6 +127,11 @@ def find_bubblewrap(config: Config, like_a_job: Mapping[str, Any], *, as_root: b
     program = shutil.which("bwrap")
     if program is None:
         raise ConfigError([f"{where}: bubblewrap is not installed: there is no program bwrap in PATH"])
+    data_dir = os.path.realpath(config.data_dir)
+    catalogues = tuple(map(os.path.realpath, config.catalogues))
+    for path in (*catalogues, *map(os.path.realpath, filter(None, [config.store_dir]))):
+        if os.path.commonpath([path, data_dir]) == path:
+            raise ConfigError([f"{where}: {path} is open to jobs, and the data directory, {data_dir}, is in it"])
     settings = os.environ.get("JOBRUNNER_CONFIG")
     reason = None
     # The first may be where a job's user does not come to, or where a sandbox has something else.
@@ -127,8 +139,8 @@ def find_bubblewrap(config: Config, like_a_job: Mapping[str, Any], *, as_root: b
         found = Bubblewrap(
             program,
             python,
-            os.path.realpath(config.data_dir),
-            os.path.realpath(config.scripts_dir),
+            data_dir,
+            catalogues,
             (os.path.realpath(settings),) if settings and Path(settings).is_file() else (),
             network=config.policy.sandbox_network,
         )

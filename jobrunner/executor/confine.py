@@ -70,27 +70,42 @@ class Confinement:
         like_a_job = self.popen_arguments("/", None)
         if not like_a_job:
             return
-        look = ["/bin/sh", "-c", 'cd "$1"', "sh", directory]
-        try:
-            done = subprocess.run(
-                # Its environment is that user's to read.
-                look,
-                env={},
-                cwd="/",
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                check=False,
-                **like_a_job,
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            raise ConfigError([f"[policy]: no process can be started as its settings say: {error}"]) from error
-        if done.returncode != 0 and self.user is not None:
-            raise ConfigError(
-                [f"[policy] run_as = {self.user.name}: this user can't reach {directory}: {done.stderr.strip()}"]
-            )
-        if done.returncode != 0:
-            raise ConfigError([f"[policy]: a shell does not even start within these limits: {done.stderr.strip()}"])
+        refusal = _look(like_a_job, 'cd "$1"', directory)
+        if refusal is not None and self.user is not None:
+            raise ConfigError([f"[policy] run_as = {self.user.name}: this user can't reach {directory}: {refusal}"])
+        if refusal is not None:
+            raise ConfigError([f"[policy]: a shell does not even start within these limits: {refusal}"])
+
+    def can_use(self, directory: str, *, write: bool) -> bool:
+        """Tell whether jobs can enter a directory, and make files there.
+
+        Raises:
+            ConfigError: no process can be started.
+        """
+        words = 'cd "$1" && test -w .' if write else 'cd "$1"'
+        return self.user is None or _look(self.popen_arguments("/", None), words, directory) is None
+
+
+def _look(like_a_job: Mapping[str, Any], words: str, directory: str) -> str | None:
+    """Have a shell look at a directory as a job could; return what is wrong.
+
+    Raises:
+        ConfigError: no process can be started.
+    """
+    try:
+        done = subprocess.run(
+            ["/bin/sh", "-c", words, "sh", directory],
+            env={},  # its environment is that user's to read
+            cwd="/",
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+            **like_a_job,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ConfigError([f"[policy]: no process can be started as its settings say: {error}"]) from error
+    return done.stderr.strip() if done.returncode != 0 else None
 
 
 def _do(preparations: Sequence[Preparation]) -> None:
@@ -127,7 +142,28 @@ def check_confinement(config: Config) -> None:
     Raises:
         ConfigError: with what is in the way.
     """
-    add_sandbox(config, find_confinement(config.policy))
+    confinement = find_confinement(config.policy)
+    check_places(config, confinement)
+    add_sandbox(config, confinement)
+
+
+def check_places(config: Config, confinement: Confinement) -> None:
+    """See whether scripts of QMD can be run, and can write, where the settings say; what is not there yet is fine.
+
+    Raises:
+        ConfigError: the user of jobs can't.
+    """
+    if config.qmd is None or confinement.user is None:
+        return
+    name, problems = confinement.user.name, []
+    own, store = config.qmd.scripts_dir, config.store_dir
+    if own is not None and own.is_dir() and not confinement.can_use(str(own.absolute()), write=False):
+        problems.append(f"[dialect:qmd] scripts_dir = {own}: jobs are {name}'s ([policy] run_as), who can't get there")
+    if store is not None and store.is_dir() and not confinement.can_use(str(store), write=True):
+        words = f"jobs are {name}'s ([policy] run_as), who can't write there: give it to that user, or name another"
+        problems.append(f"[dialect:qmd] store_dir = {store}: {words}")
+    if problems:
+        raise ConfigError(problems)
 
 
 def _find_user(policy: Policy, problems: list[str]) -> User | None:

@@ -131,8 +131,11 @@ def start_process(
     env: Mapping[str, str],
     streams: JobStreams,
     before: Callable[[], object] | None,
+    shared: Sequence[str],
 ) -> Process:
     """Start the process of a step, in a sandbox if there are any. See `spawning.spawn`.
+
+    ``shared`` are directories besides its own that it can write to in a sandbox.
 
     Raises:
         SpawnError: with the system's words; what is wrong inside a sandbox shows only in the process's status.
@@ -154,7 +157,9 @@ def start_process(
         before_spawn = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             process = spawn(
-                bubblewrap.command_line(spool.scratch(job_id), spool.source(job_id, step), outcome, task),
+                bubblewrap.command_line(
+                    spool.scratch(job_id), spool.source(job_id, step), outcome, task, shared=shared
+                ),
                 cwd="/",
                 env=outer,
                 streams=streams,

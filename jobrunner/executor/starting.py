@@ -109,6 +109,7 @@ class Starter:
                 STEP_COOKIE: str(index),
                 "JOBRUNNER_JOB_NUMBER": str(job.number),
             },
+            shared=[path for path in job.spec.paths.values() if path.startswith("/")],
         )
 
         def spawn(streams: JobStreams) -> Process:

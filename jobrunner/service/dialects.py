@@ -68,14 +68,17 @@ class DialectService:
             after = page[-1].dialect_number
 
     def count(self, caller: Caller) -> tuple[Mapping[tuple[JobState, Priority], int], int]:
-        """Return how many jobs of the dialect there are, by state and priority, and how many there ever were.
+        """Return how many jobs there are for the caller to see, by state and priority; and how many of all ever ended.
 
         Raises:
             Forbidden: the caller's token is not for looking.
         """
         owner = self._access.owner_for(caller, None)
         with self._database.read() as connection:
-            return store.count_of_dialect(connection, self._api, owner), store.next_number(connection, self._api)
+            counts = store.count_of_dialect(connection, self._api, owner)
+            all_counts = counts if owner is None else store.count_of_dialect(connection, self._api)
+            active = sum(count for (state, _), count in all_counts.items() if not state.is_ended)
+            return counts, store.next_number(connection, self._api) - active
 
     def is_among_newest(self, job: Job, most: int) -> bool:
         """Tell whether at most so many jobs of the dialect, itself included, came since."""

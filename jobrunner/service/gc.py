@@ -111,7 +111,7 @@ class GcService:
             StorageError: it got as far as it got; running it again goes on.
         """
         failures: list[Failure] = []
-        scratches = [] if self._spool.keeps_scratch else self._find_scratches()
+        scratches = self._find_scratches()
         if not dry_run:
             failures += self._clear(scratches)
         left = {failure.where for failure in failures}
@@ -129,11 +129,11 @@ class GcService:
         return Report(tuple(purges), orphans, kept, tuple(failures), cleared)
 
     def _find_scratches(self) -> list[_Scratch]:
-        """Find scratch directories of ended jobs: an executor was told to keep them, or died, or could not."""
+        """Find scratch directories that ended jobs do not keep: an executor was told to, or died, or could not."""
         return [
-            _Scratch(job.number, job.id, self._spool.disk_bytes(job.id))
+            _Scratch(job.number, job.id, self._spool.disk_bytes(job.id, without_scratch=True))
             for job in self._ended_jobs()
-            if self._spool.has_scratch(job.id)
+            if (job.drops_scratch or not self._spool.keeps_scratch) and self._spool.has_scratch(job.id)
         ]
 
     def _clear(self, scratches: list[_Scratch]) -> list[Failure]:
@@ -144,7 +144,7 @@ class GcService:
             # Before they are gone: a crash in between leaves directories, which the next run finds.
             sizes = {scratch.number: scratch.disk_bytes for scratch in batch}
             self._database.insist(partial(store.set_disk_bytes, sizes=sizes))
-            failures += _remove(self._spool.clear_away, [scratch.id for scratch in batch])
+            failures += _remove(self._spool.drop_scratch, [scratch.id for scratch in batch])
         return failures
 
     def _judge(self, limits: Gc, sizes: Mapping[int, int]) -> tuple[int, list[Purge]]:
@@ -157,7 +157,7 @@ class GcService:
         oldest = self._now() - timedelta(seconds=min(limits.max_age, 1e9))
         kept, kept_bytes, is_full = 0, 0, False
         purges: list[Purge] = []
-        for number, job_id, finished_at, at_end, is_owed in self._ended_jobs():
+        for number, job_id, finished_at, at_end, is_owed, _ in self._ended_jobs():
             disk_bytes = sizes.get(number, at_end)
             if is_owed:
                 reason = None

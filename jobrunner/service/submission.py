@@ -1,6 +1,6 @@
 """From what a client asked for to what will be run."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from jobrunner.config import Output, Policy
@@ -101,6 +101,7 @@ class SpecMaker:
         policy: what they may be.
         commands: which programs they may run.
         catalogue: the scripts that may be run by name.
+        others: catalogues whose scripts may only be run again.
         receivers: where callbacks may go.
     """
 
@@ -112,6 +113,7 @@ class SpecMaker:
         commands: CommandRules,
         catalogue: Catalogue,
         receivers: AddressPolicy,
+        others: Sequence[Catalogue] = (),
     ) -> None:
         self._limits = limits
         self._output = output
@@ -119,6 +121,7 @@ class SpecMaker:
         self._commands = commands
         self._catalogue = catalogue
         self._receivers = receivers
+        self._others = others
 
     @property
     def longest(self) -> Mapping[str, float]:
@@ -167,6 +170,7 @@ class SpecMaker:
                 kind=step.kind,
                 argv=self._argv(
                     step,
+                    self._catalogue,
                     step_pointer(index, is_sequence=asked.is_sequence),
                     problems,
                     doomed=asked.doom is not None,
@@ -179,15 +183,17 @@ class SpecMaker:
             for index, step in enumerate(asked.steps)
         )
 
-    def _argv(self, asked: StepAsked, at: str, problems: list[Problem], *, doomed: bool) -> tuple[str, ...]:
+    def _argv(
+        self, asked: StepAsked, catalogue: Catalogue, at: str, problems: list[Problem], *, doomed: bool
+    ) -> tuple[str, ...]:
         match asked.kind:
             case StepKind.COMMAND:
                 return (asked.shell, "-c", *asked.words)
             case StepKind.SCRIPT if doomed:
-                return (str(self._catalogue.directory / asked.words[0]), *asked.words[1:])
+                return (str(catalogue.directory / asked.words[0]), *asked.words[1:])
             case StepKind.SCRIPT:
                 try:
-                    return (str(self._catalogue.find(asked.words[0])), *asked.words[1:])
+                    return (str(catalogue.find(asked.words[0])), *asked.words[1:])
                 except InvalidRequest as error:
                     problems.extend(
                         Problem(at + found.pointer.removeprefix("#"), found.detail) for found in error.problems
@@ -228,11 +234,18 @@ class SpecMaker:
             return step
         asked = StepAsked(step.kind, (name, *step.argv[1:]))
         at = step_pointer(index, is_sequence=len(spec.steps) > 1)
-        return replace(step, argv=self._argv(asked, at, problems, doomed=spec.doom is not None))
+        catalogue = self._catalogue_of(step)
+        return replace(step, argv=self._argv(asked, catalogue, at, problems, doomed=spec.doom is not None))
 
     def script(self, step: Step) -> str | None:
         """Return the name of the catalogued script that a step runs; None: it runs something else."""
-        return self._catalogue.name_of(step.argv[0]) if step.kind is StepKind.SCRIPT else None
+        return self._catalogue_of(step).name_of(step.argv[0]) if step.kind is StepKind.SCRIPT else None
+
+    def _catalogue_of(self, step: Step) -> Catalogue:
+        """Return the catalogue that a script of earlier was found in; ours, if that is none any more."""
+        path = step.argv[0]
+        mine = (catalogue for catalogue in (self._catalogue, *self._others) if catalogue.name_of(path) != path)
+        return next(mine, self._catalogue)
 
     def limits(self) -> dict[str, int | str]:
         """Return what the configuration sets to every job, beyond its time."""

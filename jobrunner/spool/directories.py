@@ -240,8 +240,15 @@ class Spool:
                 os.close(scratch)
 
     def open_result(self, job_id: str) -> BinaryIO:
-        """Open what `keep_result` has kept, for the caller to close; an empty file when there is none to be read."""
-        return open_file(self.path(job_id), _RESULT)
+        """Open what `keep_result` has kept, for the caller to close; an empty file when there is none to be read.
+
+        A file of somebody else is none: a job could have made a hard link to it.
+        """
+        file = open_file(self.path(job_id), _RESULT)
+        if self._user is not None and os.fstat(file.fileno()).st_uid != self._user.uid:
+            file.close()
+            return open(os.devnull, "rb", buffering=0)
+        return file
 
     def disk_bytes(self, job_id: str, *, without_scratch: bool = False) -> int:
         """Return the disk blocks that the directory holds, in bytes, without what the job does not keep."""

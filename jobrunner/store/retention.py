@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from jobrunner.store.callbacks import IS_OWED
 from jobrunner.store.models import JobRow
@@ -16,6 +16,7 @@ class Ended(NamedTuple):
     Attributes:
         disk_bytes: blocks, as they were at its end, or when gc has cleared.
         is_owed: its callback was not taken yet.
+        drops_scratch: as its specification has it.
     """
 
     number: int
@@ -23,18 +24,34 @@ class Ended(NamedTuple):
     finished_at: datetime
     disk_bytes: int
     is_owed: bool
+    drops_scratch: bool
 
 
 def list_ended(connection: Connection, *, before: int, limit: int) -> list[Ended]:
     """Page through ended jobs, newest first, below this number."""
     rows = connection.execute(
-        select(JobRow.number, JobRow.id, JobRow.finished_at, JobRow.disk_bytes, IS_OWED.label("is_owed"))
+        select(
+            JobRow.number,
+            JobRow.id,
+            JobRow.finished_at,
+            JobRow.disk_bytes,
+            IS_OWED.label("is_owed"),
+            func.json_extract(JobRow.spec, "$.drops_scratch").label("drops_scratch"),
+        )
         .where(JobRow.number < before, JobRow.finished_at.is_not(None))
         .order_by(JobRow.number.desc())
         .limit(limit)
     )
     return [
-        Ended(row.number, row.id, datetime.fromisoformat(row.finished_at), row.disk_bytes, row.is_owed) for row in rows
+        Ended(
+            row.number,
+            row.id,
+            datetime.fromisoformat(row.finished_at),
+            row.disk_bytes,
+            row.is_owed,
+            bool(row.drops_scratch),
+        )
+        for row in rows
     ]
 
 

@@ -62,10 +62,15 @@ def end_of(state: JobState = JobState.SUCCEEDED, **members: Any) -> JobEnd:
 
 
 def add_ended(
-    database: Database, state: JobState = JobState.SUCCEEDED, *, disk_bytes: int = 0, finished_at: datetime = EPOCH
+    database: Database,
+    state: JobState = JobState.SUCCEEDED,
+    *,
+    disk_bytes: int = 0,
+    finished_at: datetime = EPOCH,
+    **members: Any,
 ) -> Job:
     """Store a job that has ended."""
-    job = add_running(database)
+    job = add_running(database, **members)
     with database.write() as connection:
         assert execution.finish_job(
             connection, job.number, "me", end_of(state, finished_at=finished_at, disk_bytes=disk_bytes)

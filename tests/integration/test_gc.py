@@ -290,6 +290,21 @@ def disk_bytes(database: Database) -> list[int]:
     return [row.disk_bytes for row in rows(database, "SELECT disk_bytes FROM job ORDER BY number")]
 
 
+def test_a_job_that_drops_its_scratch_directory_loses_it_wherever_these_are_kept(
+    gc: GcService, database: Database, spool: Spool
+) -> None:
+    """Its executor was killed between its end and that."""
+    keeps, drops = add_ended(database), add_ended(database, drops_scratch=True)
+    kept, dropped = (make_directory(spool, job.id) for job in (keeps, drops))
+
+    report = gc.run(NOTHING)
+
+    assert (report.cleared, report.kept, report.failures) == ((drops.id,), 2, ())
+    assert (scratch(kept).exists(), scratch(dropped).exists(), dropped.exists()) == (True, False, True)
+    assert disk_bytes(database) == [0, spool.disk_bytes(drops.id)]
+    assert gc.run(NOTHING).cleared == ()
+
+
 def test_ended_jobs_lose_their_scratch_directories_where_those_are_not_kept(
     clearing: GcService, gc: GcService, database: Database, spool: Spool
 ) -> None:

@@ -82,7 +82,7 @@ def submit(name: str) -> Response:
 @bp.get("/jobs")
 def list_jobs() -> Response:
     """Count the jobs."""
-    counts, ever = here().dialect.count(caller())
+    counts, ended = here().dialect.count(caller())
     parts: list[str] = []
     active = 0
     for title, state in (("Queued", JobState.QUEUED), ("Running", JobState.RUNNING)):
@@ -91,7 +91,7 @@ def list_jobs() -> Response:
         lines = [f"- {count} ({word})" for word, count in found.items()]
         parts.append("\n".join([f"{title}: {sum(found.values())}", *lines]))
     parts.append(f"Finished (in-cache): {sum(counts.values()) - active}")
-    parts.append(f"Finished (total): {max(ever - active, 0)}")
+    parts.append(f"Finished (total): {ended}")
     return _text("\n\n".join(parts))
 
 
@@ -166,7 +166,7 @@ def _complete(asked: Submission, name: str, job_id: str) -> Submission:
         paths={
             "QMD_TMP": "",
             "QMD_OUT": RESULT,
-            "QMD_STORE": str((settings.store_dir or here().data_dir / "store").absolute()),
+            "QMD_STORE": str(settings.store(here().data_dir)),
         },
         result=RESULT,
         drops_scratch=not settings.keep_temp,
