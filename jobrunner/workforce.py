@@ -61,7 +61,16 @@ def make_deliverer(house: House) -> Deliverer:
     settings = house.config.callbacks
     identity = f"{os.getpid()}-{secrets.token_hex(8)}"
     sender = Sender(settings.policy, utc_now)
-    return Deliverer(identity, house.database, house.hints, sender, make_tellers(house), settings, now=utc_now)
+    return Deliverer(
+        identity,
+        house.database,
+        house.hints,
+        sender,
+        make_tellers(house),
+        settings,
+        house.data_dir / "run",
+        now=utc_now,
+    )
 
 
 def make_work(house: House) -> Work:

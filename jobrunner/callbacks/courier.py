@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import TypeVar
 
 from jobrunner.callbacks.sending import Answer, NoAnswer, Sender
@@ -23,6 +25,9 @@ logger = logging.getLogger("jobrunner.callbacks")
 
 T = TypeVar("T")
 
+SHORT = 1 << 20
+"""Bytes of a callback that are kept in memory; a longer one is in a file meanwhile, which has no name."""
+
 RETRY_PAUSE = 1.0
 """Seconds between two tries to write to a storage that refuses; the executor beside us says so."""
 
@@ -36,6 +41,7 @@ class Courier:
         sender: sends.
         tellers: what is sent about a job, by the `api` that it came through.
         settings: when, and how long.
+        directory: for what is too long to be in memory.
         now: the clock.
         luck: returns a number from 0 to 1, at random.
         is_stopping: tells whether nothing is to be waited for any more.
@@ -48,6 +54,7 @@ class Courier:
         sender: Sender,
         tellers: Mapping[str, Teller],
         settings: Callbacks,
+        directory: Path,
         *,
         now: Now,
         luck: Callable[[], float],
@@ -58,6 +65,7 @@ class Courier:
         self._sender = sender
         self._tellers = tellers
         self._settings = settings
+        self._directory = directory
         self._schedule = Schedule(settings.schedule)
         self._now = now
         self._luck = luck
@@ -91,8 +99,14 @@ class Courier:
             raise NoAnswer(f"not sent: nobody here knows how to tell of a job of {job.api}")
         message = tell(job)
         headers = {"Content-Type": "application/json", **message.headers}
-        headers.update(webhook_headers(self._settings.secret, job.id, now, message.body))
-        return self._sender.post(parse_url(claim.url), headers, message.body, self._settings.timeout)
+        with SpooledTemporaryFile(SHORT, dir=str(self._directory)) as body:
+            try:
+                for piece in message.body:
+                    body.write(piece)
+            except OSError as error:
+                raise NoAnswer(f"not sent: {error.strerror}") from error
+            headers.update(webhook_headers(self._settings.secret, job.id, now, body))
+            return self._sender.post(parse_url(claim.url), headers, body, self._settings.timeout)
 
     def _record(self, claim: Claim, began_at: datetime, answer: Answer | None, error: str | None) -> None:
         status = answer.status if answer is not None else None

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TypeVar
 
 from jobrunner import log
@@ -53,6 +54,7 @@ class Deliverer:
         sender: sends.
         tellers: what is sent about a job, by the `api` that it came through.
         settings: when, how long, and how many at a time.
+        directory: for what is too long to be in memory.
         now: the clock.
         luck: returns a number from 0 to 1, at random.
     """
@@ -65,6 +67,7 @@ class Deliverer:
         sender: Sender,
         tellers: Mapping[str, Teller],
         settings: Callbacks,
+        directory: Path,
         *,
         now: Now,
         luck: Callable[[], float] = random.random,
@@ -75,7 +78,15 @@ class Deliverer:
         self._settings = settings
         self._now = now
         self._courier = Courier(
-            identity, database, sender, tellers, settings, now=now, luck=luck, is_stopping=lambda: self._stopping
+            identity,
+            database,
+            sender,
+            tellers,
+            settings,
+            directory,
+            now=now,
+            luck=luck,
+            is_stopping=lambda: self._stopping,
         )
         self._changed = threading.Condition()  # guards the next two
         self._places = Places(settings.max_sending, settings.max_per_receiver)

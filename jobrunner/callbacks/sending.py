@@ -7,6 +7,7 @@ are just what a callback must not have.
 
 import http.client
 import io
+import os
 import socket
 import ssl
 import time
@@ -16,7 +17,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from ipaddress import ip_address
-from typing import Any
+from typing import IO, Any
 
 import jobrunner
 from jobrunner.clock import Now
@@ -34,6 +35,10 @@ Place = tuple[socket.AddressFamily, Any]
 
 Resolve = Callable[[str, int], list[Place]]
 """Finds the addresses of a host and port."""
+
+
+_BLOCK = 1 << 16
+"""Most bytes of a body that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +93,13 @@ class Sender:
     def _trust(self) -> ssl.SSLContext:
         return ssl.create_default_context()  # reads all certificates of the system
 
-    def post(self, receiver: Receiver, headers: Mapping[str, str], body: bytes, seconds: float) -> Answer:
+    def post(self, receiver: Receiver, headers: Mapping[str, str], body: IO[bytes], seconds: float) -> Answer:
         """Send a POST request, follow nothing, and return the answer's status.
 
         Args:
             receiver: where to.
             headers: besides those that HTTP itself needs.
-            body: what to send.
+            body: what to send, from its begin.
             seconds: for all of it; only the look-up of a name may take longer.
 
         Raises:
@@ -113,12 +118,16 @@ class Sender:
         except (http.client.HTTPException, ValueError) as error:
             raise NoAnswer(f"the answer is not HTTP: {error!r}"[:300]) from error
 
-    def _ask(self, connected: "_BoundedSocket", receiver: Receiver, headers: Mapping[str, str], body: bytes) -> Answer:
-        connection = http.client.HTTPConnection(receiver.host)
+    def _ask(
+        self, connected: "_BoundedSocket", receiver: Receiver, headers: Mapping[str, str], body: IO[bytes]
+    ) -> Answer:
+        connection = http.client.HTTPConnection(receiver.host, blocksize=_BLOCK)
         connection.sock = connected
         fields = {
             "Host": receiver.authority, "User-Agent": f"jobrunner/{jobrunner.__version__}", "Connection": "close",
+            "Content-Length": str(body.seek(0, os.SEEK_END)),
         }  # fmt: skip
+        body.seek(0)
         connection.request("POST", receiver.target, body, {**fields, **headers})
         with connection.getresponse() as response:
             answer = Answer(response.status, _parse_retry_after(response.getheader("Retry-After"), self._now()))

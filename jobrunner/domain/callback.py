@@ -1,7 +1,7 @@
 """Callbacks: somebody is told by HTTP that a job has ended."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -146,9 +146,9 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is sent; ``headers`` are those that the API wants besides the usual ones."""
+    """What is sent: UTF-8 in pieces, to be read once, and the headers that the API wants besides."""
 
-    body: bytes
+    body: Iterable[bytes]
     headers: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -87,4 +87,4 @@ def render_message(job: Job, output: OutputService) -> Message:
         "timestamp": render_time(job.finished_at),
         "data": render_job(job, output, include_output=True, text_most=TEXT_MOST),
     }
-    return Message(json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode())
+    return Message([json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()])

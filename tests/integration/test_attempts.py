@@ -1,5 +1,6 @@
 """One attempt to send a callback: where it goes, how long it may take, what counts as an answer."""
 
+import io
 import shutil
 import socket
 import ssl
@@ -32,7 +33,7 @@ ANYWHERE = policy()
 def post(
     url: str, receivers: AddressPolicy = ANYWHERE, *, body: bytes = b"{}", seconds: float = 20.0, **arguments: Any
 ) -> Answer:
-    return Sender(receivers, lambda: NOW, **arguments).post(parse_url(url), {"X-A": "b"}, body, seconds)
+    return Sender(receivers, lambda: NOW, **arguments).post(parse_url(url), {"X-A": "b"}, io.BytesIO(body), seconds)
 
 
 def refusal(url: str, receivers: AddressPolicy = ANYWHERE, **arguments: Any) -> NoAnswer:
@@ -201,9 +202,9 @@ def test_a_name_is_judged_anew_at_each_attempt() -> None:
         sender = Sender(policy(deny="127.0.0.2"), lambda: NOW, resolve=names)
         url = parse_url(f"http://rebind.test:{receiver.port}/")
 
-        assert sender.post(url, {}, b"", 20).status == 204
+        assert sender.post(url, {}, io.BytesIO(), 20).status == 204
         with pytest.raises(NoAnswer, match=r"not allowed: 127\.0\.0\.2 is in \[callbacks\] deny"):
-            sender.post(url, {}, b"", 20)
+            sender.post(url, {}, io.BytesIO(), 20)
         assert receiver.connections == 1
 
 

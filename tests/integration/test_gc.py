@@ -231,9 +231,9 @@ class StickySpool(Spool):
         self._check(job_id)
         super().remove(job_id)
 
-    def clear_away(self, job_id: str) -> None:
+    def drop_scratch(self, job_id: str) -> None:
         self._check(job_id)
-        super().clear_away(job_id)
+        super().drop_scratch(job_id)
 
     def _check(self, job_id: str) -> None:
         if job_id in self.stuck:

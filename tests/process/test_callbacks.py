@@ -1,7 +1,9 @@
 """Callbacks from the end of a job to a real receiver, whatever that does and whoever dies on the way."""
 
 import base64
+import errno
 import json
+import os
 import secrets
 import threading
 import time
@@ -59,6 +61,7 @@ def make_deliverer(
         sender or Sender(settings.policy, now),
         tellers or make_tellers(house),
         settings,
+        house.data_dir / "run",
         now=now,
         luck=lambda: 0.0,
     )
@@ -201,7 +204,7 @@ def test_every_attempt_is_signed_anew_and_has_the_same_id(new_house: NewHouse) -
 
 def test_each_api_tells_in_its_own_words(house: House) -> None:
     def tell(job: Job) -> Message:
-        return Message(f"job {job.number}".encode(), {"Content-Type": "text/plain", "X-Notify": "ä"})
+        return Message([b"job ", str(job.number).encode()], {"Content-Type": "text/plain", "X-Notify": "ä"})
 
     with Receiver() as receiver, delivering(house, tellers={"v1": tell}):
         make_owed(house, receiver.url)
@@ -213,6 +216,38 @@ def test_each_api_tells_in_its_own_words(house: House) -> None:
         "ä",
     )
     assert received.headers["webhook-id"]
+
+
+def test_what_is_long_is_signed_and_sent_as_a_whole(new_house: NewHouse) -> None:
+    house = new_house(callbacks={"secret": (Secret(NEW), Secret(OLD))})
+    piece = b'"' + b"x" * 99_998 + b'"'
+
+    def tell(_: Job) -> Message:
+        return Message(data for count in range(30) for data in (b"," if count else b"[", piece, b"]" * (count == 29)))
+
+    with Receiver() as receiver, delivering(house, tellers={"v1": tell}):
+        make_owed(house, receiver.url)
+        (received,) = receiver.wait()
+
+    assert received.headers["content-length"] == str(len(received.body)) == "3000031"
+    for secret in (OLD, NEW):
+        assert Webhook(secret).verify(received.body, dict(received.headers)) == ["x" * 99_998] * 30
+
+
+def test_what_can_not_be_read_or_kept_is_an_attempt_that_has_failed(house: House) -> None:
+    def tell(_: Job) -> Message:
+        def pieces() -> Iterator[bytes]:
+            yield b"begin"
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        return Message(pieces())
+
+    with Receiver() as receiver, delivering(house, tellers={"v1": tell}):
+        job = make_owed(house, receiver.url)
+        assert eventually(lambda: callback_of(house, job).attempts)
+        attempt = callback_of(house, job).attempts[0]
+    assert (attempt.status, attempt.error) == (None, "not sent: No space left on device")
+    assert not receiver.received
 
 
 @pytest.mark.parametrize("what", ["none", "broken"])

@@ -76,4 +76,4 @@ def _render_job(job: Job, output: OutputService) -> dict[str, Any]:
 def render_message(job: Job, output: OutputService, now: datetime) -> Message:
     """Make what is sent about a job."""
     headers = {"Accept": "application/json", "X-Notify-Timestamp": str(int(now.timestamp() * 1000))}
-    return Message(b"".join(gather(write_job(job, output))), headers)
+    return Message(gather(write_job(job, output)), headers)

@@ -59,7 +59,7 @@ def _end(job: Job, path: str, output: OutputService) -> dict[str, Any]:
 
 def render_message(job: Job, output: OutputService) -> Message:
     """Make what is sent about a job."""
-    return Message(b"".join(gather(write_job(job, output))))
+    return Message(gather(write_job(job, output)))
 
 
 _PORTS = {"http": "80", "https": "443"}

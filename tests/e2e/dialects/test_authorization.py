@@ -1,5 +1,6 @@
 """Who may do what in each dialect: every route, with every scope, and with jobs that are not one's own."""
 
+import io
 import json
 import uuid
 from collections.abc import Callable, Mapping
@@ -216,7 +217,7 @@ def test_a_callback_is_nobody_who_needs_no_token(house: House, endpoint: tuple[s
         route.path,
         method=route.method,
         data=route.body,
-        headers=webhook_headers((), "an id", datetime.now(UTC), b""),
+        headers=webhook_headers((), "an id", datetime.now(UTC), io.BytesIO()),
         environ_base={"REMOTE_ADDR": "127.0.0.1"},
     )
 
