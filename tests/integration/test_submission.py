@@ -186,8 +186,9 @@ def test_without_shells_commands_and_sources_are_refused(strict: SpecMaker, aske
 
 
 def test_without_shells_programs_and_catalogued_scripts_run(strict: SpecMaker) -> None:
-    strict.make(argv("true"), CALLER)
-    strict.make(script("backup"), CALLER)
+    made = [strict.make(asked, CALLER)[0].steps[0].kind for asked in (argv("true"), script("backup"))]
+
+    assert made == [StepKind.ARGV, StepKind.SCRIPT]
 
 
 # ── callbacks ──

@@ -12,8 +12,9 @@ import pytest
 
 from jobrunner.domain.exitstatus import ExitStatus
 from jobrunner.domain.spec import COOKIE
-from jobrunner.executor.adopting import adopt, find_by_cookie, identify
+from jobrunner.executor.adopting import AdoptedProcess, adopt, find_by_cookie, identify
 from jobrunner.executor.process import StatusUnknown
+from jobrunner.executor.spawning import ChildProcess
 from jobrunner.proc import boot_id
 from jobrunner.spool import ProcessRecord
 from tests.process.conftest import PATH, RUNS_ON, Spawn, has_ended
@@ -134,6 +135,7 @@ def test_the_status_of_a_process_that_became_another_users_is_not_guessed(spawne
 import os
 from jobrunner.executor.adopting import adopt
 from jobrunner.executor.process import StatusUnknown
+from jobrunner.executor.spawning import ChildProcess
 from jobrunner.proc import boot_id
 from jobrunner.spool import ProcessRecord
 boot_id()  # what Python needs for it may be nobody else's to read
@@ -152,17 +154,21 @@ except StatusUnknown:
     assert seen.stdout.strip() in {"None", "unknown", str(ExitStatus(code=6))}
 
 
-def test_the_status_is_unknown_where_the_kernel_does_not_tell(spawned: Spawn) -> None:
-    """As on Linux before 6.15: a descriptor that does not know PIDFD_GET_INFO, of a process that is gone."""
-    child = spawned(*RUNS_ON)
-    adopted = adopt(identify(child), no_end)
-    assert adopted is not None
+def end_untold(child: ChildProcess, adopted: AdoptedProcess) -> None:
+    """End a process, and reap it, as on Linux before 6.15: its descriptor does not know PIDFD_GET_INFO."""
     os.close(adopted.pidfd)
     adopted.pidfd, outbox = os.pipe()
     os.close(outbox)
     child.signal_group(signal.SIGKILL)
     assert has_ended(child)
     child.release()
+
+
+def test_the_status_is_unknown_where_the_kernel_does_not_tell(spawned: Spawn) -> None:
+    child = spawned(*RUNS_ON)
+    adopted = adopt(identify(child), no_end)
+    assert adopted is not None
+    end_untold(child, adopted)
 
     with pytest.raises(StatusUnknown):
         adopted.exit_status()
@@ -175,12 +181,7 @@ def test_where_the_kernel_does_not_tell_the_supervisor_may(spawned: Spawn) -> No
     written = {(record.pid, record.start_ticks): 9 << 8}
     adopted = adopt(record, lambda pid, start_ticks: written.get((pid, start_ticks)))
     assert adopted is not None
-    os.close(adopted.pidfd)
-    adopted.pidfd, outbox = os.pipe()
-    os.close(outbox)
-    child.signal_group(signal.SIGKILL)
-    assert has_ended(child)
-    child.release()
+    end_untold(child, adopted)
 
     assert adopted.exit_status() == ExitStatus(code=9)
     adopted.release()
