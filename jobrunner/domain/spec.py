@@ -107,7 +107,7 @@ class JobSpec:
         inputs: what came with it; the content is stored beside the row.
         callback_url: who is told of its end; None: nobody.
         paths: variables that hold paths, which start in the job's scratch directory.
-        result: the name of a file that the job may leave there, and that is kept for itself.
+        result: the name of a file there, empty at first, that is kept for itself.
         drops_scratch: the scratch directory is removed at the end, whatever ``[storage] keep_scratch`` says.
         doom: why nothing of it is ever started: it ends with that. None: it is as any job.
         holder: who has the connection of its client, and kills it when the client goes; it ends with that process, too.

@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 
 from jobrunner.domain.job import ErrorCode, Job, JobError
-from jobrunner.domain.spec import COOKIE, STEP_COOKIE, InputKind, Step
+from jobrunner.domain.spec import COOKIE, STEP_COOKIE, Input, InputKind, Step
 from jobrunner.executor.adopting import find_by_cookie
 from jobrunner.executor.limits import OutputLimit
 from jobrunner.executor.process import Process
@@ -60,6 +60,8 @@ class Starter:
         if spec.doom is not None:
             raise SpawnError(JobError(ErrorCode.SPAWN_FAILED, spec.doom))
         inputs = self._around.ledger.load_inputs(job.number) if spec.inputs else ()
+        if spec.result is not None and not any(given.name == spec.result for given in inputs):
+            inputs = (*inputs, Input(InputKind.FILE, spec.result, b""))
         has_stdin = bool(spec.input_info(InputKind.STDIN))
         with _explained():
             self._spool.prepare(job.id, inputs)

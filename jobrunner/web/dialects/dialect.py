@@ -15,6 +15,7 @@ from typing import TypeVar, cast
 
 from flask import Blueprint, Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
 
 from jobrunner.config_dialects import DialectSettings
 from jobrunner.domain import errors
@@ -162,6 +163,12 @@ def make_dialect_app(dialect: Dialect, parts: Here) -> Flask:
         if not dialect.is_public():
             g.caller = identify(request, _authentication(dialect, parts.settings))
         return None
+
+    @app.after_request
+    def name_status(response: Response) -> Response:
+        # "404 Not Found": some clients compare all of it. Werkzeug would write it in capitals.
+        response.status = f"{response.status_code} {HTTP_STATUS_CODES.get(response.status_code, 'Unknown')}"
+        return response
 
     def refuse_unread(status: int, text: str) -> Response:
         why = {503: Why.BUSY, 500: Why.BROKEN}.get(status, Why.UNREAD)

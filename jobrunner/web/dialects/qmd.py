@@ -58,11 +58,11 @@ def root() -> Response:
 @bp.post("/scripts/<name>")
 def submit(name: str) -> Response:
     """Run a script; answer with its end, or at once if somebody is to be called back."""
-    if asked_path().endswith("/") or not name.endswith(".sh") or "\0" in name:
+    if asked_path().endswith("/") or name in {".", ".."} or "\0" in name:
         raise NotFound
-    given = request.args.get("priority", "high")
+    given = request.args.get("priority") or "high"
     if given not in PRIORITIES:
-        return http_error(f"unknown priority {go.quote(given)}", 422)
+        return http_error(f'unknown priority "{given}"', 422)
     services().access.require(caller(), Scope.RUN)
     services().access.require(caller(), Scope.READ)
     try:
@@ -177,10 +177,13 @@ def _complete(asked: Submission, name: str, job_id: str) -> Submission:
 def _doom(asked: Submission, name: str, scratch: str) -> str | None:
     settings = settings_as(QmdSettings)
     catalogue = Catalogue(settings.scripts_dir.absolute()) if settings.scripts_dir else services().catalogue
+    absent = f'script "{name}" doesn\'t exist'
+    if not name.endswith(".sh"):
+        return absent
     try:
         catalogue.find(name)
     except InvalidRequest:
-        return f"script {go.quote(name)} doesn't exist"
+        return absent
     for each in sorted(asked.files):
         if "/" in each:
             return "extra files must not contain any slashes in the path"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from flask import Blueprint, Response, g, request, stream_with_context
+from werkzeug.exceptions import NotFound
 
 import jobrunner
 from jobrunner.config_dialects import RtotSettings
@@ -36,6 +37,12 @@ bp = Blueprint(NAME, __name__)
 
 def _json(document: Any, status: int = 200) -> Response:
     return answer(go.to_json(document), status, content_type=_JSON)
+
+
+@bp.before_request
+def _check_path() -> None:
+    if "//" in asked_path() and asked_path() != "//":
+        raise NotFound
 
 
 @bp.get("/ping")

@@ -147,6 +147,13 @@ def test_each_route_needs_its_scope(house: House, endpoint: tuple[str, str]) -> 
         assert (response.text != Why.FORBIDDEN) == allowed, (scope, response.status_code, response.text)
 
 
+@pytest.mark.parametrize("name", sorted(DIALECTS))
+def test_a_status_is_written_as_the_originals_write_it(house: House, name: str) -> None:
+    app = make_dialect_app(DIALECTS[name], here_of(house, name))
+
+    assert Client(app).open("/absent").status == "401 Unauthorized"
+
+
 @pytest.mark.parametrize("endpoint", sorted(ROUTES), ids=" ".join)
 def test_nothing_is_told_without_a_token(house: House, endpoint: tuple[str, str]) -> None:
     name, route = endpoint[0].partition(".")[0], ROUTES[endpoint]

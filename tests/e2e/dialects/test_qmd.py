@@ -41,7 +41,9 @@ SCRIPTS = {
     "die.sh": "kill -$1 $$",
     "sleep.sh": "sleep $1",
     "store.sh": "cat $QMD_STORE/x 2>/dev/null; echo x >> $QMD_STORE/x",
-    "link.sh": "ln -s /etc/passwd $QMD_OUT",
+    "link.sh": "ln -sf /etc/passwd $QMD_OUT",
+    "out.sh": 'cat "$QMD_OUT" && echo more >> "$QMD_OUT"',
+    "unnamed": "echo not a script",
     "bytes.sh": r"printf '<\377&\n'",
 }
 
@@ -101,8 +103,8 @@ def parsed(answer: Answer) -> dict[str, Any]:
         ("GET", "/absent", NOT_FOUND),
         ("GET", "/scripts/exit.sh", NOT_FOUND),
         ("POST", "/scripts/", NOT_FOUND),
-        ("POST", "/scripts/exit", NOT_FOUND),
         ("POST", "/scripts/a/exit.sh", NOT_FOUND),
+        ("POST", "/scripts/.", NOT_FOUND),
         ("POST", "/scripts/exit.sh/", NOT_FOUND),
         ("GET", "/jobs/99999", NOT_FOUND),
         ("GET", "/jobs/abc", NOT_FOUND),
@@ -136,9 +138,14 @@ def test_what_is_no_request_is_refused(ask: Asking, body: str) -> None:
 
 
 def test_an_unknown_priority_is_refused_before_the_body_is_read(ask: Asking) -> None:
-    answer = ask("POST", "/scripts/exit.sh?priority=foo", "nonsense")
+    for given in ("foo", "LOW", 'a"\\'):
+        answer = ask("POST", f"/scripts/exit.sh?priority={given}", "nonsense")
 
-    assert (answer.status, answer.text) == (422, 'unknown priority "foo"\n')
+        assert (answer.status, answer.text) == (422, f'unknown priority "{given}"\n')
+
+
+def test_a_priority_that_is_empty_is_none(ask: Asking) -> None:
+    assert run(ask, "exit.sh?priority=", args=["0"])["status"] == "OK"
 
 
 def test_a_script_is_run_and_its_end_is_the_answer(both: list[Asking], service: Service) -> None:
@@ -173,7 +180,10 @@ def test_a_script_is_run_and_its_end_is_the_answer(both: list[Asking], service: 
         ("die.sh", ["TERM"], {"status": "ERR", "error": "signal: terminated"}),
         ("link.sh", [], {"status": "OK"}),
         ("plain.sh", [], {"status": "ERR", "error": "fork/exec {scripts}/plain.sh: permission denied"}),
+        ("out.sh", [], {"status": "OK", "output": "more\n"}),
         ("absent.sh", [], {"status": "ERR", "error": 'script "absent.sh" doesn\'t exist'}),
+        ("unnamed", [], {"status": "ERR", "error": 'script "unnamed" doesn\'t exist'}),
+        ('a"\\.sh', [], {"status": "ERR", "error": 'script "a"\\.sh" doesn\'t exist'}),
         (".hidden.sh", [], {"status": "ERR", "error": 'script ".hidden.sh" doesn\'t exist'}),
     ],
 )
@@ -185,7 +195,7 @@ def test_how_it_ends_is_told(
     told = {name: job[name] for name in ("status", "output", "exec_log", "error") if name in job}
     scripts = service.environment["JOBRUNNER_DIALECT_QMD_SCRIPTS_DIR"]
     assert told == {name: text.replace("{scripts}", scripts) for name, text in expected.items()}
-    if script in {"plain.sh", "absent.sh", ".hidden.sh"}:
+    if "doesn't exist" in job.get("error", "") or script == "plain.sh":
         assert (job["start_time"], job["end_time"], job["duration"]) == (ZERO, ZERO, "0.000000")
     assert job.get("args", []) == args
     assert parsed(ask("GET", f"/jobs/{job['id']}")) == job
