@@ -20,6 +20,11 @@ def trust_proxies(app: Flask, count: int) -> None:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=count, x_proto=count, x_host=count)  # type: ignore[method-assign]
 
 
+def has_passed_proxy(asked: Request) -> bool:
+    """Tell whether a proxy says to have passed a request on; one that does not say so can't be told from a client."""
+    return any(name in asked.headers for name in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "Via"))
+
+
 def client_address(asked: Request) -> str | None:
     """Return the IP address of the client, in its shortest form.
 

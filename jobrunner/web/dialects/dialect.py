@@ -25,7 +25,7 @@ from jobrunner.service.dialects import DialectService
 from jobrunner.web.auditing import note_refusal
 from jobrunner.web.errors import status_of, understand_os_error
 from jobrunner.web.guard import identify, is_foreign_change, is_known_host, names_of, secret_of
-from jobrunner.web.peer import client_address, connected_address, trust_proxies
+from jobrunner.web.peer import client_address, connected_address, has_passed_proxy, trust_proxies
 from jobrunner.web.protection import register_protection
 from jobrunner.web.services import EXTENSION, Services, services
 
@@ -203,6 +203,8 @@ def _authentication(dialect: Dialect, settings: DialectSettings) -> Callable[[bo
         # The proxy as well: who connects past it could say to come from anywhere.
         if not settings.takes_from(client_address(request)) or (proxy and not settings.takes_from(proxy)):
             raise errors.Unauthenticated("who asks without a token must do so from a network in allow_from")
+        if services().settings.trusted_proxies == 0 and has_passed_proxy(request):
+            raise errors.Unauthenticated("this has come by a proxy; [server] trusted_proxies tells how many there are")
         # Ours come from here, to wherever any token's bearer has us send them, with what a job has written: as one of
         # the clients that are let in they would be a way around the token.
         if ID_HEADER in request.headers:

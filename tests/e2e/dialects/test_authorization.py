@@ -214,6 +214,16 @@ def test_nobody_gets_in_by_saying_to_be_a_proxy(
     assert (answer.text == ".") == allowed, answer.text
 
 
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Real-IP", "Forwarded", "Via"])
+def test_who_comes_by_a_proxy_that_is_not_believed_is_nobody(house: House, header: str) -> None:
+    """From loopback, like a proxy on this machine: who knows where its client is."""
+    make_token(house, "old clients", "admin")
+    client = Client(make_dialect_app(saying_why("qmd"), here_of(house, "qmd", auth="none", run_as="old clients")))
+
+    for headers, answer in (({}, "."), ({header: "127.0.0.1"}, Why.UNAUTHORIZED)):
+        assert client.get("/ping", headers=headers, environ_base={"REMOTE_ADDR": "127.0.0.1"}).text == answer
+
+
 @pytest.mark.parametrize("endpoint", sorted(ROUTES), ids=" ".join)
 def test_a_callback_is_nobody_who_needs_no_token(house: House, endpoint: tuple[str, str]) -> None:
     """Whoever may name its URL could else have the service itself submit, from loopback, what a job has written."""
