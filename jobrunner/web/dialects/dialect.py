@@ -114,6 +114,7 @@ class Here:
     """What the application of a dialect works with besides `services()`; its `jobs` are those of the dialect.
 
     Attributes:
+        dialect: its jobs as a whole.
         data_dir: the data directory.
         is_draining: tells whether nothing new is taken.
         work_dir: where relative paths of clients begin.
