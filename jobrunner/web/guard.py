@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Set
 from dataclasses import replace
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from flask import Flask, Request, Response, g, request
@@ -67,8 +68,9 @@ def _authentication(asked: Request) -> Callable[[bool], Caller]:
     Raises:
         Unauthenticated: the request does not say.
     """
-    access, signature = services().access, asked.args.get("signature")
-    if asked.endpoint == SIGNED and signature is not None and _credentials(asked) is None:
+    access = services().access
+    signature = asked.args.get("signature") if asked.endpoint == SIGNED else None
+    if signature is not None and _credentials(asked) is None:
         return lambda _: access.authenticate_stream(signature, (asked.view_args or {})["job_id"])
     secret = secret_of(asked)
     return lambda sparingly: access.authenticate(secret, sparingly=sparingly)
@@ -128,6 +130,7 @@ def is_foreign_change(asked: Request) -> bool:
     return asked.method not in _SAFE_METHODS and not _is_same_origin(asked)
 
 
+@lru_cache(maxsize=64)
 def _host_name(host: str) -> str:
     """Return the name in a Host header, without port and brackets; empty when it is none."""
     found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:/?#@\[\]\s]+))(?::\d*)?", host, re.ASCII)

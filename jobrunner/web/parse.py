@@ -105,8 +105,8 @@ def parse_wait(asked: float | None, most: float) -> float | None:
         most: the configured ceiling, in seconds.
     """
     if asked is None:
-        preferences = parse_dict_header(",".join(request.headers.getlist("Prefer")))
-        text = preferences.get("wait")
+        given = request.headers.get("Prefer")  # the server has joined several with commas
+        text = parse_dict_header(given).get("wait") if given is not None else None
         # A preference that makes no sense is ignored, as the RFC has it.
         asked = float(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 10 else None
     return min(asked, most) if asked is not None else None
