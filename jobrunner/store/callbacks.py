@@ -14,6 +14,7 @@ from sqlalchemy import Connection, UpdateBase, and_, bindparam, exists, func, in
 
 from jobrunner.domain.callback import ATTEMPTS_MAX, Attempt, Callback, CallbackState, parse_url
 from jobrunner.store.models import PENDING, CallbackRow, JobRow
+from jobrunner.store.prepared import Prepared
 from jobrunner.store.rows import to_text, to_time
 
 # ── at the end of a job ──────────────────────────────────────────────────────
@@ -27,7 +28,7 @@ IS_OWED = exists().where(CallbackRow.number == JobRow.number, CallbackRow.state 
 """The condition on a job that its callback was not taken yet."""
 
 
-def end_job(connection: Connection, ending: UpdateBase, values: Mapping[str, Any] | None = None) -> bool:
+def end_job(connection: Connection, ending: UpdateBase | Prepared, values: Mapping[str, Any] | None = None) -> bool:
     """End a job; from then on its callback is owed, if it has one. Every way of a job to its end goes through here.
 
     Args:
@@ -38,7 +39,10 @@ def end_job(connection: Connection, ending: UpdateBase, values: Mapping[str, Any
     Returns:
         False when the state was another, or there is no such job.
     """
-    ended = connection.execute(ending, values).one_or_none()
+    if isinstance(ending, Prepared):
+        ended = ending.find(connection, values or {})
+    else:
+        ended = connection.execute(ending, values).one_or_none()
     if ended is None:
         return False
     if ended.callback_url is not None:

@@ -18,6 +18,7 @@ from jobrunner.domain.states import JobState
 from jobrunner.domain.streams import Hole, Stream
 from jobrunner.store.callbacks import ENDED, end_job
 from jobrunner.store.models import QUEUED, RUNNING, JobRow, SignalRow
+from jobrunner.store.prepared import Prepared
 from jobrunner.store.rows import COLUMNS, spans_text, to_job, to_text
 
 _BEST_QUEUED = (
@@ -26,7 +27,7 @@ _BEST_QUEUED = (
     .order_by(JobRow.priority, JobRow.number)
     .limit(bindparam("limit"))
 )
-_CLAIM = (
+_CLAIM = Prepared(
     update(JobRow)
     .where(JobRow.number.in_(_BEST_QUEUED.scalar_subquery()), JobRow.state == QUEUED)
     .values(state=RUNNING, executor=bindparam("claimed_by"), started_at=bindparam("now"))
@@ -36,12 +37,12 @@ _CLAIM = (
 
 def claim_jobs(connection: Connection, executor: str, limit: int, now: datetime) -> list[Job]:
     """Take up to ``limit`` jobs from the queue: by priority, then by number."""
-    rows = connection.execute(_CLAIM, {"claimed_by": executor, "now": to_text(now), "limit": limit}).all()
+    rows = _CLAIM.all(connection, {"claimed_by": executor, "now": to_text(now), "limit": limit})
     # RETURNING has no order of its own.
     return sorted(map(to_job, rows), key=lambda job: (job.spec.priority.rank, job.number))
 
 
-_FINISH = (
+_FINISH = Prepared(
     update(JobRow)
     .where(
         JobRow.number == bindparam("of_number"),

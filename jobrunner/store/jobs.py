@@ -18,11 +18,24 @@ from jobrunner.domain.streams import Hole, Stream
 from jobrunner.store.callbacks import ENDED, end_job
 from jobrunner.store.dialects import take_number
 from jobrunner.store.models import QUEUED, RUNNING, InputRow, JobRow, LabelRow, SignalRow
+from jobrunner.store.prepared import Prepared
 from jobrunner.store.rows import COLUMNS, to_holes, to_job, to_text
 
-_INSERT = insert(JobRow).returning(JobRow.number)
-_BY_ID = select(*COLUMNS).where(JobRow.id == bindparam("reference"))
-_BY_NUMBER = select(*COLUMNS).where(JobRow.number == bindparam("reference"))
+_INSERT = Prepared(
+    insert(JobRow)
+    .values(
+        {
+            column: bindparam(column)
+            for column in (
+                "id", "owner", "api", "name", "summary", "priority", "spec", "state", "created_at", "callback_url",
+                "dialect_number",
+            )
+        }
+    )
+    .returning(JobRow.number)
+)  # fmt: skip
+_BY_ID = Prepared(select(*COLUMNS).where(JobRow.id == bindparam("reference")))
+_BY_NUMBER = Prepared(select(*COLUMNS).where(JobRow.number == bindparam("reference")))
 _STATE = select(JobRow.state).where(JobRow.number == bindparam("number"))
 
 
@@ -30,8 +43,8 @@ def add_job(connection: Connection, new: NewJob, inputs: Sequence[Input]) -> Job
     """Store a submission; it is queued from the commit on."""
     spec = new.spec
     dialect_number = take_number(connection, new.api) if new.is_numbered else None
-    number = connection.execute(
-        _INSERT,
+    number: int = _INSERT.find(
+        connection,
         {
             "id": new.id,
             "owner": new.owner,
@@ -45,7 +58,7 @@ def add_job(connection: Connection, new: NewJob, inputs: Sequence[Input]) -> Job
             "callback_url": spec.callback_url,
             "dialect_number": dialect_number,
         },
-    ).scalar_one()
+    ).number
     if spec.labels:
         labels = [{"key": key, "value": value, "number": number} for key, value in spec.labels.items()]
         connection.execute(insert(LabelRow), labels)
@@ -70,7 +83,7 @@ def add_job(connection: Connection, new: NewJob, inputs: Sequence[Input]) -> Job
 def find_job(connection: Connection, reference: str | int) -> Job | None:
     """Look a job up by its uuid or its number."""
     statement = _BY_NUMBER if isinstance(reference, int) else _BY_ID
-    row = connection.execute(statement, {"reference": reference}).one_or_none()
+    row = statement.find(connection, {"reference": reference})
     return to_job(row) if row is not None else None
 
 
@@ -80,8 +93,10 @@ def find_state(connection: Connection, number: int) -> JobState | None:
     return JobState(state) if state is not None else None
 
 
-_PROGRESS = select(JobRow.state, JobRow.stdout_bytes, JobRow.stderr_bytes, JobRow.holes).where(
-    JobRow.number == bindparam("number")
+_PROGRESS = Prepared(
+    select(JobRow.state, JobRow.stdout_bytes, JobRow.stderr_bytes, JobRow.holes).where(
+        JobRow.number == bindparam("number")
+    )
 )
 
 
@@ -95,7 +110,7 @@ class Progress(NamedTuple):
 
 def find_progress(connection: Connection, number: int) -> Progress | None:
     """Return how far a job is, or None when it is gone."""
-    row = connection.execute(_PROGRESS, {"number": number}).one_or_none()
+    row = _PROGRESS.find(connection, {"number": number})
     if row is None:
         return None
     sizes = {Stream.STDOUT: row.stdout_bytes, Stream.STDERR: row.stderr_bytes}
@@ -165,7 +180,7 @@ def count_states(connection: Connection, owner: str | None = None) -> tuple[dict
     return counts, sum(size for _, _, size in rows)
 
 
-_NTH_QUEUED = (
+_NTH_QUEUED = Prepared(
     select(JobRow.number)
     .where(JobRow.state == QUEUED)
     .order_by(JobRow.priority, JobRow.number)
@@ -177,7 +192,7 @@ _ACTIVE = select(JobRow.number).where(JobRow.state.in_([QUEUED, RUNNING])).limit
 
 def has_queued(connection: Connection, *, at_least: int = 1) -> bool:
     """Tell whether so many jobs wait. The cost grows with the number of those that do."""
-    return connection.execute(_NTH_QUEUED, {"before": at_least - 1}).one_or_none() is not None
+    return _NTH_QUEUED.find(connection, {"before": at_least - 1}) is not None
 
 
 _ACTIVE_NAME = (

@@ -1,6 +1,7 @@
 """The Flask application."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from flask import Flask
 from flask_openapi3 import Info, OpenAPI
@@ -21,6 +22,14 @@ from jobrunner.web.refusal import Refuser
 from jobrunner.web.services import EXTENSION, Services
 
 
+class _App(OpenAPI):
+    """Takes no view or hook for a coroutine, which Flask finds out anew for each request."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return it as it is."""
+        return func
+
+
 class _Anything(PathConverter):
     """The rest of a path, whatever is in it: Werkzeug's own takes no line feeds, which names of files may have."""
 
@@ -30,7 +39,7 @@ class _Anything(PathConverter):
 
 def make_flask_app(parts: Services, dialects: Sequence[Here] = ()) -> Flask:
     """Put the web layer together over these services, with these dialects."""
-    app = OpenAPI(
+    app = _App(
         "jobrunner",
         info=Info(
             title="jobrunner",

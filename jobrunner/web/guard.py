@@ -10,9 +10,10 @@ import re
 import time
 from collections.abc import Callable, Set
 from dataclasses import replace
+from functools import lru_cache
 from urllib.parse import urlsplit
 
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Request, Response, g
 from werkzeug.datastructures import Authorization
 
 from jobrunner.config import Server
@@ -21,7 +22,7 @@ from jobrunner.domain.errors import TooManyFailures, Unauthenticated
 from jobrunner.web.auditing import register_auditing, route
 from jobrunner.web.errors import problem
 from jobrunner.web.peer import asked_hosts, client_address, client_network
-from jobrunner.web.services import services
+from jobrunner.web.services import current_request, services
 
 PUBLIC = frozenset({"service.healthz", "service.readyz", "service.openapi"})
 """Endpoints that need no token."""
@@ -44,20 +45,21 @@ def register_guard(app: Flask) -> None:
 
     @app.before_request
     def check() -> Response | None:
-        endpoint = request.endpoint
-        if endpoint not in PROBES and not is_known_host(request, allowed):
+        asked = current_request()
+        endpoint = asked.endpoint
+        if endpoint not in PROBES and not is_known_host(asked, allowed):
             return problem(
                 421,
                 "misdirected-request",
                 "Not the name of this service",
                 "the request's Host is not a name of this service; [server] allowed_hosts lists more names",
             )
-        if is_foreign_change(request):
+        if is_foreign_change(asked):
             return problem(
                 403, "foreign-origin", "Foreign origin", "a page of another origin must not change anything here"
             )
         if endpoint not in PUBLIC:
-            g.caller = identify(request, _authentication(request))
+            g.caller = identify(asked, _authentication(asked))
         return None
 
 
@@ -67,8 +69,9 @@ def _authentication(asked: Request) -> Callable[[bool], Caller]:
     Raises:
         Unauthenticated: the request does not say.
     """
-    access, signature = services().access, asked.args.get("signature")
-    if asked.endpoint == SIGNED and signature is not None and _credentials(asked) is None:
+    access = services().access
+    signature = asked.args.get("signature") if asked.endpoint == SIGNED else None
+    if signature is not None and _credentials(asked) is None:
         return lambda _: access.authenticate_stream(signature, (asked.view_args or {})["job_id"])
     secret = secret_of(asked)
     return lambda sparingly: access.authenticate(secret, sparingly=sparingly)
@@ -128,6 +131,7 @@ def is_foreign_change(asked: Request) -> bool:
     return asked.method not in _SAFE_METHODS and not _is_same_origin(asked)
 
 
+@lru_cache(maxsize=64)
 def _host_name(host: str) -> str:
     """Return the name in a Host header, without port and brackets; empty when it is none."""
     found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:/?#@\[\]\s]+))(?::\d*)?", host, re.ASCII)

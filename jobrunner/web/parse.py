@@ -16,6 +16,7 @@ from werkzeug.http import parse_dict_header
 from jobrunner.domain.errors import InvalidRequest, Problem
 from jobrunner.domain.job import IdempotencyKey
 from jobrunner.domain.spec import escape_pointer
+from jobrunner.web.services import current_request
 
 KEY_MAX = 255
 """Most characters of an idempotency key."""
@@ -33,14 +34,14 @@ def parse_body(model: type[M]) -> M:
         BadRequest: it is not JSON.
         InvalidRequest: it is not of this model.
     """
-    body = read_body()
+    body, asked = read_body(), current_request()
     if not body:
         body = b"{}"  # whatever its type: the model says whether that is enough
-    elif request.mimetype != "application/json":
+    elif asked.mimetype != "application/json":
         raise UnsupportedMediaType("the body must be JSON: send Content-Type: application/json")
-    elif request.mimetype_params.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
+    elif asked.mimetype_params.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
         raise UnsupportedMediaType("the body must be UTF-8, as all JSON is")
-    elif request.headers.get("Content-Encoding", "identity").lower() != "identity":
+    elif asked.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("the body must not be compressed: send no Content-Encoding")
     try:
         return model.model_validate_json(body)
@@ -54,8 +55,9 @@ def read_body() -> bytes:
     Raises:
         RequestEntityTooLarge, BadRequest: it is too long, or can't be read.
     """
+    asked = current_request()
     try:
-        body = request.get_data(cache=False)
+        body = asked.get_data(cache=False)
     except HTTPException as error:
         if isinstance(error.__context__, TimeoutError):
             raise RequestTimeout("the body came too slowly") from error
@@ -63,7 +65,7 @@ def read_body() -> bytes:
     except Exception as error:
         # The server's own: chunks that are none, for one; or the connection is broken.
         raise BadRequest(f"the body can't be read: {error}") from error
-    length, most = request.content_length, request.max_content_length
+    length, most = asked.content_length, asked.max_content_length
     if length is None and most is not None and len(body) >= most:
         raise RequestEntityTooLarge  # in chunks: Werkzeug stops reading at the limit without a word
     if length is not None and len(body) < length:
@@ -105,8 +107,8 @@ def parse_wait(asked: float | None, most: float) -> float | None:
         most: the configured ceiling, in seconds.
     """
     if asked is None:
-        preferences = parse_dict_header(",".join(request.headers.getlist("Prefer")))
-        text = preferences.get("wait")
+        given = request.headers.get("Prefer")  # the server has joined several with commas
+        text = parse_dict_header(given).get("wait") if given is not None else None
         # A preference that makes no sense is ignored, as the RFC has it.
         asked = float(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 10 else None
     return min(asked, most) if asked is not None else None

@@ -8,6 +8,7 @@ anybody can send them: as many values are believed, from the right, as
 
 import ipaddress
 import re
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from flask import Flask, Request
@@ -41,6 +42,7 @@ def connected_address(asked: Request) -> str | None:
     return client_address(asked) if before is None else _parse_address(before["REMOTE_ADDR"] or "")
 
 
+@lru_cache(maxsize=256)
 def _parse_address(text: str) -> str | None:
     found = re.fullmatch(r"\[([^\]]*)\](?::\d+)?|([^:]*):\d+", text)
     bare = (found[1] or found[2] or "") if found else text

@@ -10,6 +10,9 @@ from jobrunner.domain.job import Job
 from jobrunner.service.document import render_job
 from jobrunner.web.services import services
 
+_CONDITIONS = frozenset({"HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"})
+"""The headers that name tags, as WSGI calls them: only with one of these there is something to compare."""
+
 
 def job_response(job: Job, status: int, *, include_output: bool = False) -> Response:
     """Answer with the document of a job."""
@@ -33,5 +36,6 @@ def to_json(document: Any) -> str:
 def conditional(response: Response) -> Response:
     """Give a document its ETag; answer 304 to a client that has it already."""
     response.set_etag(hashlib.blake2b(response.get_data(), digest_size=12).hexdigest())
-    response.make_conditional(request.environ)
+    if not _CONDITIONS.isdisjoint(request.environ):
+        response.make_conditional(request.environ)
     return response

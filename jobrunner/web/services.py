@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import cast
 
-from flask import current_app, g
+from flask import Request, current_app, g, request
 
 from jobrunner.config import Server
 from jobrunner.domain.access import Caller
@@ -49,6 +49,11 @@ class Services:
 def services() -> Services:
     """Return the services of the current application."""
     return cast("Services", current_app.extensions[EXTENSION])
+
+
+def current_request() -> Request:
+    """Return the current request itself; Flask's `request` looks for it anew whenever it is touched."""
+    return request._get_current_object()  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001 documented
 
 
 def caller() -> Caller:

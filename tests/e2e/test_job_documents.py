@@ -38,6 +38,7 @@ def test_an_unchanged_job_is_not_sent_again(service: Service) -> None:
         assert (same.status_code, same.content) == (304, b"")
         assert same.headers["ETag"] == etag
     assert service.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
+    assert service.get(path, headers={"If-Match": '"other"'}).status_code == 412
     assert service.get(f"{path}?include=output").headers["ETag"] != etag
 
 

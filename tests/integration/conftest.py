@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, event
 
 from jobrunner.house import House
 from jobrunner.store.engine import Database
 from jobrunner.store.migrate import upgrade
 from tests.factories import make_house
+from tests.integration.statements import connections_watched, told
 
 
 @pytest.fixture(scope="session")
@@ -66,10 +66,9 @@ def house(data_dir: Path) -> Iterator[House]:
 def ends_no_job_past_the_outbox() -> Iterator[None]:
     """Fail whatever ends a job but by `store.callbacks.end_job`: its callback would be forgotten."""
 
-    def look(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+    def look(statement: str, _parameters: object) -> None:
         if statement.startswith("UPDATE job SET") and "finished_at" in statement.partition(" WHERE ")[0]:
             assert "callback_url" in statement.rpartition("RETURNING")[2], f"not by end_job: {statement}"
 
-    event.listen(Engine, "before_cursor_execute", look)
-    yield
-    event.remove(Engine, "before_cursor_execute", look)
+    with connections_watched(), told(look):
+        yield

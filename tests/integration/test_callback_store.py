@@ -139,7 +139,7 @@ def test_end_and_callback_are_one_transaction(database: Database) -> None:
 def test_the_end_of_a_job_without_callback_is_one_statement(database: Database) -> None:
     job = add_running(database)
 
-    with recorded(database) as statements, database.write() as connection:
+    with recorded() as statements, database.write() as connection:
         execution.finish_job(connection, job.number, "me", end_of())
 
     assert len(statements) == 1

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from jobrunner.config import Gc
 from jobrunner.domain.callback import Attempt, CallbackState
@@ -18,28 +17,23 @@ from jobrunner.store import callbacks, execution, retention
 from jobrunner.store import jobs as store
 from jobrunner.store.engine import Connection, Database
 from jobrunner.store.listing import list_jobs
+from tests.integration.statements import told
 from tests.integration.stored import add_job, add_many, at, cancel_request, end_of, new_job
 
 Statement = tuple[str, Any]
 
 
 @contextmanager
-def recorded(database: Database) -> Iterator[list[Statement]]:
+def recorded() -> Iterator[list[Statement]]:
     """Record what is executed meanwhile."""
     found: list[Statement] = []
 
-    def record(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+    def record(statement: str, parameters: Any) -> None:
         if statement.split(maxsplit=1)[0] in {"SELECT", "UPDATE", "DELETE", "INSERT", "WITH"}:
             found.append((statement, parameters))
 
-    engines = (database._reader, database._writer)
-    for engine in engines:
-        event.listen(engine, "before_cursor_execute", record)
-    try:
+    with told(record):
         yield found
-    finally:
-        for engine in engines:
-            event.remove(engine, "before_cursor_execute", record)
 
 
 def plan(database: Database, statement: Statement) -> list[str]:
@@ -154,7 +148,7 @@ def filled(database: Database) -> Database:
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("before", [None, 250])
 def test_no_page_of_a_list_walks_through_the_history(filled: Database, name: str, before: int | None) -> None:
-    with recorded(filled) as statements, filled.read() as connection:
+    with recorded() as statements, filled.read() as connection:
         list_jobs(connection, FILTERS[name], limit=10, before=before)
 
     assert statements
@@ -165,7 +159,7 @@ def test_no_page_of_a_list_walks_through_the_history(filled: Database, name: str
 
 @pytest.mark.parametrize("name", READS)
 def test_no_look_up_walks_through_the_history(filled: Database, name: str) -> None:
-    with recorded(filled) as statements, filled.read() as connection:
+    with recorded() as statements, filled.read() as connection:
         READS[name](connection)
 
     assert statements
@@ -175,7 +169,7 @@ def test_no_look_up_walks_through_the_history(filled: Database, name: str) -> No
 
 @pytest.mark.parametrize("name", WRITES)
 def test_no_write_walks_through_the_history(filled: Database, name: str) -> None:
-    with recorded(filled) as statements, filled.write() as connection:
+    with recorded() as statements, filled.write() as connection:
         WRITES[name](connection)
 
     assert statements
@@ -186,7 +180,7 @@ def test_no_write_walks_through_the_history(filled: Database, name: str) -> None
 def test_a_page_of_one_filter_sorts_no_more_than_itself(filled: Database) -> None:
     """Its numbers come from the index in the right order; only the page is sorted once more."""
     for name in ("nothing", "a state", "a name", "an owner", "a label"):
-        with recorded(filled) as statements, filled.read() as connection:
+        with recorded() as statements, filled.read() as connection:
             list_jobs(connection, FILTERS[name], limit=10)
         details = [detail for statement in statements for detail in plan(filled, statement)]
         assert not any("USE TEMP B-TREE" in detail for detail in details[:-1]), (name, details)
@@ -195,7 +189,7 @@ def test_a_page_of_one_filter_sorts_no_more_than_itself(filled: Database) -> Non
 def test_claims_take_the_queue_s_own_index(filled: Database) -> None:
     """Else each claim sorts all that waits, inside the writer's lock."""
     for take in (WRITES["claim"], READS["has queued"]):
-        with recorded(filled) as statements, filled.write() as connection:
+        with recorded() as statements, filled.write() as connection:
             take(connection)
         details = [detail for statement in statements for detail in plan(filled, statement)]
         assert any("INDEX ix_job_queue" in detail for detail in details), details
@@ -205,7 +199,7 @@ def test_claims_take_the_queue_s_own_index(filled: Database) -> None:
 def test_due_callbacks_are_found_by_their_index(filled: Database) -> None:
     """However much one receiver has not taken: its part of the index is skipped, and read only as far as is claimed."""
     for name, take in (("claim", WRITES["claim callbacks"]), ("look", READS["who is owed a callback"])):
-        with recorded(filled) as statements, filled.write() as connection:
+        with recorded() as statements, filled.write() as connection:
             take(connection)
         details = [detail for statement in statements for detail in plan(filled, statement)]
         assert any("INDEX ix_callback_pending" in detail for detail in details), (name, details)
@@ -218,7 +212,7 @@ def test_due_callbacks_are_found_by_their_index(filled: Database) -> None:
 
 def test_gc_walks_through_ended_jobs_by_their_number_in_pages(filled: Database, data_dir: Any) -> None:
     service = GcService(filled, Spool(data_dir), lambda: at(1000))
-    with recorded(filled) as statements:
+    with recorded() as statements:
         service.run(Gc(keep=1, max_age=1e9, max_bytes=1 << 40))
 
     for text, parameters in {(text, str(values)): (text, values) for text, values in statements}.values():

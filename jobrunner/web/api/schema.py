@@ -5,7 +5,7 @@ ranges) are in `jobrunner.domain.spec` and ``service``; here, and for single
 members in `jobrunner.web.api.fields`, they are only described.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -72,6 +72,8 @@ class NoQuery(Query):
 class What(Body):
     """What one process runs, and with what around it."""
 
+    _kinds: ClassVar[tuple[str, ...]] = tuple(StepKind)
+
     command: Command | None = Field(None, description="one string, run by `/bin/sh -c`")
     argv: Words | None = Field(None, description="a program and its arguments, executed directly")
     script: Text | None = Field(None, description="a file of the catalogue, executed directly")
@@ -88,9 +90,9 @@ class What(Body):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        *most, last = kinds = [name for name in (*StepKind, "steps") if name in type(self).model_fields]
-        given = [kind for kind in kinds if getattr(self, kind) is not None]
+        given = [kind for kind in self._kinds if getattr(self, kind) is not None]
         if len(given) != 1:
+            *most, last = self._kinds
             found = " and ".join(given) or "none of them"
             raise ValueError(f"must have exactly one of {', '.join(most)} and {last}, has {found}")
         if self.args is not None and self.script is None:
@@ -130,6 +132,8 @@ class Submission(What):
     """A job to run. Exactly one of `command`, `argv`, `script`, `source` and `steps` says what."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": _exactly_one(*StepKind, "steps")})
+
+    _kinds: ClassVar[tuple[str, ...]] = (*StepKind, "steps")
 
     steps: list[Step] | None = Field(
         None,
