@@ -8,7 +8,7 @@ from flask import Blueprint, Response
 from werkzeug.exceptions import NotFound
 
 from jobrunner.config_dialects import HttpRunnerSettings
-from jobrunner.domain.errors import Forbidden, InvalidRequest, JobNotFound
+from jobrunner.domain.errors import Forbidden, InvalidRequest, JobNotFound, Problem
 from jobrunner.domain.job import Job
 from jobrunner.domain.spec import StepKind
 from jobrunner.service.submission import StepAsked, Submission
@@ -39,7 +39,12 @@ def submit() -> Response:
     """Run a program."""
     if asked_path() not in {"", "/"}:
         raise NotFound
-    job = services().submissions.submit(_parse(read_body()), caller()).job
+    asked = _parse(read_body())
+    try:
+        job = services().submissions.submit(asked, caller()).job
+    except InvalidRequest as error:
+        problems = [Problem(_member(problem.pointer), problem.detail) for problem in error.problems]
+        raise InvalidRequest(problems) from error
     return _document(job, 202)
 
 
@@ -85,6 +90,14 @@ def _parse(body: bytes) -> Submission:
         raise InvalidRequest.at("#/callback", "must be a string")
     step = StepAsked(StepKind.ARGV, (command, *split_arguments(args)))
     return Submission((step,), callback_url=callback if "callback" in members else None)
+
+
+def _member(pointer: str) -> str:
+    """Point to what became the member of a submission that this points to."""
+    kind, _, index = pointer.removeprefix("#/").partition("/")
+    if kind == "argv":
+        return "#/args" if index.strip("0") else "#/command"
+    return "#/callback" if kind == "callback_url" else pointer
 
 
 def _refuse(name: str) -> Any:

@@ -138,6 +138,16 @@ def test_what_is_no_job_is_refused(ask: Asking, service: Service, body: bytes) -
     assert document["error"]
 
 
+@pytest.mark.parametrize(
+    ("members", "wrong"),
+    [({"command": "\0"}, "#/command"), ({"args": "a b\0"}, "#/args"), ({"callback": "no URL"}, "#/callback")],
+)
+def test_what_is_wrong_is_called_as_its_client_calls_it(ask: Asking, members: dict[str, str], wrong: str) -> None:
+    answer = ask("POST", "/", json.dumps({"command": "true", "args": "", **members}))
+
+    assert parsed(answer)["error"].startswith(f"{wrong}: ")
+
+
 def test_a_job_is_taken_and_shown(both: list[Asking]) -> None:
     for ask in both:
         answer = ask("POST", "/?ignored=1", '{"command": "echo", "args": "foo"}', Content_Type="text/plain")
