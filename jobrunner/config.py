@@ -2,7 +2,7 @@
 
 ``config.example.ini`` is the manual of the settings; a test proves that it
 names every one of them with its real default. Each setting is described once,
-by a field of the dataclasses below.
+by a field of the dataclasses below, which is what makes this long.
 """
 
 import ipaddress
