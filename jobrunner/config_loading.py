@@ -146,6 +146,8 @@ def _contradictions(config: Config, path: Path | None, invalid: set[tuple[str, s
         is_larger = getattr(config.executor, key) > getattr(config.executor, most)
         if is_larger and not {("executor", key), ("executor", most)} & invalid:
             yield f"{path or 'environment'}: [executor] {key} is larger than {most}"
+    if config.qmd is not None and config.qmd.max_exec_time > config.executor.max_timeout:
+        yield f"{path or 'environment'}: [dialect:qmd] max_exec_time is larger than [executor] max_timeout"
     port = None if config.server.unix_socket else config.server.port
     for section, key, problem in contradictions(config.enabled_dialects, port):
         if (section, key) not in invalid:

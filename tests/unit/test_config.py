@@ -321,6 +321,15 @@ def test_a_default_timeout_beyond_the_ceiling_is_a_contradiction(ini: Path) -> N
     assert problem == f"{ini}: [executor] default_timeout is larger than max_timeout"
 
 
+def test_scripts_of_qmd_may_run_no_longer_than_any_job(ini: Path) -> None:
+    limits = "[executor]\ndefault_timeout = 30\nmax_timeout = 30\n"
+    (problem,) = problems(ini, f"{limits}[dialect:qmd]\nenabled = yes\n")
+
+    assert problem == f"{ini}: [dialect:qmd] max_exec_time is larger than [executor] max_timeout"
+    ini.write_text(f"{limits}[dialect:qmd]\nmax_exec_time = 60\n")
+    assert load_config(ini, {}).qmd is None
+
+
 def test_a_contradiction_between_file_and_environment_is_found(ini: Path) -> None:
     (problem,) = problems(ini, "[executor]\nmax_timeout = 1h\n", JOBRUNNER_EXECUTOR_DEFAULT_TIMEOUT="2h")
 

@@ -111,7 +111,8 @@ def _ended(job: Job) -> Response:
 
 
 def _document(job: Job) -> Response:
-    return answer_long(write_job(job, services().output), content_type=PLAIN)
+    # Who has waited had one of these seats: to refuse them now would have them run the script again.
+    return answer_long(write_job(job, services().output), content_type=PLAIN, seats=services().waiters)
 
 
 # ── what is asked ──

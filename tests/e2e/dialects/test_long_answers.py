@@ -71,7 +71,8 @@ def test_much_output_is_sent_bit_by_bit_to_who_has_a_seat(
     other = service.submit(argv=["sleep", "60"])
     with service.stream(f"/v1/jobs/{other['id']}/stdout?follow"):
         busy = ask("GET", path)
-        assert (busy.status, busy.headers["retry-after"]) == (503, "1")
+        # Who asks QMD waits, and has a seat among those who do.
+        assert (busy.status, busy.headers.get("retry-after")) == ((200, None) if name == "qmd" else (503, "1"))
         if name == "rtot":
             assert ask("GET", f"{path}?fields=start").headers["content-length"]
             assert ask("GET", "/jobs").status == 503
