@@ -127,6 +127,7 @@ def test_a_result_that_is_somebody_else_s_file_is_none(new_qmd: NewQmd) -> None:
     job = make_job(house, shell("echo > ready; while [ ! -e go ]; do sleep 0.02; done", result="it"))
     with running_executor(house):
         started(house, job)
+        (scratch(house, job) / "it").unlink()
         os.link(house.data_dir / "admin.token", scratch(house, job) / "it")
         (scratch(house, job) / "go").touch()
         ended = wait(house, job)
