@@ -48,9 +48,11 @@ def scratch(service: Service, job: dict[str, Any]) -> Path:
 
 
 def running_job(service: Service, command: str = GATED, **members: Any) -> tuple[dict[str, Any], int]:
-    """Start a job that waits for a file ``go``; return it and its pid."""
+    """Start a job that waits for a file ``go``; return it and its pid, when both it and its executor have told it."""
     job = service.submit(command=f"echo $$ > pid; {command}", **members)
     assert eventually((scratch(service, job) / "ready").exists)
+    record = scratch(service, job).parent / "process.json"
+    assert eventually(lambda: record.exists() and b'"pid"' in record.read_bytes())
     return job, int((scratch(service, job) / "pid").read_text())
 
 

@@ -166,9 +166,9 @@ def test_a_process_that_dies_is_started_again_and_no_submission_is_refused(
         os.kill(before, signal.SIGKILL)
 
         assert eventually(lambda: is_dead(before))
-        assert eventually(lambda: children_with(service, word) not in ([], [before]), within=10)
+        assert eventually(lambda: children_with(service, word) not in ([], [before]), within=30)
         service.http.close()
-        assert eventually(lambda: service.get("/readyz").ok, within=10)
+        assert eventually(lambda: service.get("/readyz").ok, within=30)
         before_now = len(statuses)
         assert eventually(lambda: len(statuses) > before_now + 20, within=30)
         stop.set()
@@ -206,7 +206,7 @@ def test_an_executor_that_dies_again_and_again_is_started_ever_later(start_servi
     service.run(command="true")  # before it was up a child that dies would end it
     killed = 0
     for _ in range(3):
-        assert eventually(lambda: set(children_with(service, "executor")) - {killed}, within=10)  # noqa: B023
+        assert eventually(lambda: set(children_with(service, "executor")) - {killed}, within=30)  # noqa: B023
         killed = child(service, "executor")
         os.kill(killed, signal.SIGKILL)
 
