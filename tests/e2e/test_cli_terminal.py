@@ -259,7 +259,9 @@ def test_tables_are_for_people_on_a_terminal_only(service: Service) -> None:
     assert b"description" not in out
 
 
-@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["list", "-h"], ["run", "-d", "true"]])
+@pytest.mark.parametrize(
+    "words", [["list"], ["list", "--json"], ["list", "-h"], ["status", "1"], ["run", "-d", "true"]]
+)
 def test_who_reads_no_more_is_told_nothing(service: Service, words: list[str]) -> None:
     """As in ``jobrunner list | true``."""
     service.run(argv=["true"])
