@@ -99,14 +99,15 @@ class Courier:
             raise NoAnswer(f"not sent: nobody here knows how to tell of a job of {job.api}")
         message = tell(job)
         headers = {"Content-Type": "application/json", **message.headers}
-        with SpooledTemporaryFile(SHORT, dir=str(self._directory)) as body:
-            try:
+        try:
+            # A disk that is full may say so with the last of it, or once more when the file is closed.
+            with SpooledTemporaryFile(SHORT, dir=str(self._directory)) as body:
                 for piece in message.body:
                     body.write(piece)
-            except OSError as error:
-                raise NoAnswer(f"not sent: {error.strerror}") from error
-            headers.update(webhook_headers(self._settings.secret, job.id, now, body))
-            return self._sender.post(parse_url(claim.url), headers, body, self._settings.timeout)
+                headers.update(webhook_headers(self._settings.secret, job.id, now, body))
+                return self._sender.post(parse_url(claim.url), headers, body, self._settings.timeout)
+        except OSError as error:
+            raise NoAnswer(f"not sent: {error.strerror}") from error
 
     def _record(self, claim: Claim, began_at: datetime, answer: Answer | None, error: str | None) -> None:
         status = answer.status if answer is not None else None

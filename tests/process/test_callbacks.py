@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from jobrunner.house import House
 from jobrunner.service.jobs import CancelAsked
 from jobrunner.store import callbacks as store
 from jobrunner.workforce import make_tellers
+from tests.conftest import Mount
 from tests.factories import CALLER, argv, make_job, running_executor, shell
 from tests.process.conftest import NewHouse
 from tests.process.running import Clock, ExecutorProcess, wait
@@ -51,8 +53,9 @@ def make_deliverer(
     hints: Hints | None = None,
     tellers: Mapping[str, Teller] | None = None,
     sender: Sender | None = None,
+    directory: Path | None = None,
 ) -> Deliverer:
-    """Make one with a clock, hints, tellers or a sender of one's own."""
+    """Make one with a clock, hints, tellers, a sender or a directory of one's own."""
     settings = house.config.callbacks
     return Deliverer(
         secrets.token_hex(8),
@@ -61,7 +64,7 @@ def make_deliverer(
         sender or Sender(settings.policy, now),
         tellers or make_tellers(house),
         settings,
-        house.data_dir / "run",
+        directory or house.data_dir / "run",
         now=now,
         luck=lambda: 0.0,
     )
@@ -243,6 +246,22 @@ def test_what_can_not_be_read_or_kept_is_an_attempt_that_has_failed(house: House
         return Message(pieces())
 
     with Receiver() as receiver, delivering(house, tellers={"v1": tell}):
+        job = make_owed(house, receiver.url)
+        assert eventually(lambda: callback_of(house, job).attempts)
+        attempt = callback_of(house, job).attempts[0]
+    assert (attempt.status, attempt.error) == (None, "not sent: No space left on device")
+    assert not receiver.received
+
+
+@pytest.mark.parametrize("size", [100_000, 300], ids=["at once", "only when it is flushed"])
+def test_what_a_full_disk_does_not_take_is_an_attempt_that_has_failed(house: House, mount: Mount, size: int) -> None:
+    """What is small stays in a buffer for a while: the last of it is refused when that is written."""
+    disk = mount("-t", "tmpfs", "-o", "size=1m", "tmpfs")
+
+    def tell(_: Job) -> Message:
+        return Message(b"x" * size for _ in range((1 << 20) // size + 2))
+
+    with Receiver() as receiver, delivering(house, tellers={"v1": tell}, directory=disk):
         job = make_owed(house, receiver.url)
         assert eventually(lambda: callback_of(house, job).attempts)
         attempt = callback_of(house, job).attempts[0]
