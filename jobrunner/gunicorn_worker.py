@@ -11,7 +11,8 @@ first byte, for the rest of a request, for the next one, for the client's end.
 That costs a descriptor and some bytes, and no thread. Of a large body the loop
 takes the begin only; for the rest some threads are set aside, once the
 application knows whose it is. For plain HTTP/1; relies on gunicorn's
-internals, hence the bounds of its version in ``setup.cfg``.
+internals, hence the bounds of its version in ``setup.cfg``. It is one module, for
+all of it is about who owns a connection: the loop, or a thread.
 """
 
 import errno
